@@ -1,0 +1,1 @@
+"""The logic of the flows; knows no Prefect."""

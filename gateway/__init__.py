@@ -1,0 +1,1 @@
+"""The FastAPI service: routes parse, call and render; search.py knows no FastAPI."""

@@ -1,0 +1,119 @@
+"""Journal payloads. Version 1; later versions only add fields with defaults (readers accept the last one)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any, Literal
+
+RECORD_VERSION = 1
+
+Outcome = Literal["answered", "llm_error", "llm_timeout", "no_llm", "client_gone", "aborted"]
+
+
+class FrameKind(IntEnum):
+    """What a journal frame holds; numbers are on disk and never change."""
+
+    SEGMENT_HEADER = 0
+    REQUEST = 1
+    RESPONSE = 2
+    REVIEW = 3
+    FEEDBACK = 4
+    WORKER_END = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievedItem:
+    """One tool as it was handed to the LLM. Scores are labelled; `score` is the one that ranked it (0..1)."""
+
+    rank: int  # 1-based
+    score: float
+    id: str
+    name: str
+    url: str
+    description: str
+    chunk_text: str  # the passage that matched the question
+    tags: list[str]
+    category: str
+    scores: dict[str, float] = field(default_factory=dict[str, float])  # dense (cosine), lexical (0..1), rerank
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHalf:
+    """Written while the LLM works: all that is known before its answer."""
+
+    request_id: str  # ULID
+    timestamp: str  # ISO 8601, UTC
+    user_query: str  # NFC
+    lang: str
+    top_k: int
+    retrieved_items: list[RetrievedItem]
+    prompt_version: str
+    prompt_sha256: str  # of the user message
+    template_sha256: str
+    index_version: str
+    embedder: str
+    session_id: str | None = None
+    key_id: str | None = None
+    version: int = RECORD_VERSION
+
+    def payload(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHalf:
+    """Written (and durable) before the answer leaves."""
+
+    request_id: str
+    request_seq: int  # sequence number of the request half in the same worker's journal
+    outcome: Outcome
+    llm_response_content: str | None
+    backend: str  # profile: vllm | lmstudio | llamacpp | ollama | openai
+    model: str
+    adapter: str | None
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    latency_ms: dict[str, float]  # embed, retrieve, rerank, prompt, llm, total
+    error: str | None = None
+    version: int = RECORD_VERSION
+
+    def payload(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRecord:
+    """A golden answer by a person. `request_id` where it reviews one request, else it goes by question."""
+
+    review_id: str
+    timestamp: str
+    question: str  # NFC
+    answer: str
+    reviewer: str
+    lang: str
+    request_id: str | None = None
+    tools: list[str] = field(default_factory=list[str])  # ids that the answer names; empty: no suitable tool
+    also: list[str] = field(default_factory=list[str])  # ids that would be right too
+    version: int = RECORD_VERSION
+
+    def payload(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRecord:
+    """What a user said of an answer."""
+
+    feedback_id: str
+    timestamp: str
+    request_id: str
+    thumb: Literal["up", "down"] | None = None
+    score: int | None = None  # 1..5
+    comment: str | None = None
+    corrected_answer: str | None = None
+    version: int = RECORD_VERSION
+
+    def payload(self) -> dict[str, Any]:
+        return asdict(self)

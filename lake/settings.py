@@ -1,0 +1,66 @@
+"""Where things lie. Read once at the edge of each program and passed down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class LakeSettings(BaseSettings):
+    """Folders of one Mulle; every path of the product derives from these two."""
+
+    model_config = SettingsConfigDict(env_prefix="MULLE_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(Path("data"), description="Folder of journal, lake, datasets, index and run files.")
+    models_dir: Path = Field(Path("models"), description="Folder of base models, adapters and GGUF files.")
+
+    @property
+    def sample_dir(self) -> Path:
+        return self.data_dir / "sample"
+
+    @property
+    def journal_dir(self) -> Path:
+        return self.data_dir / "journal"
+
+    @property
+    def lake_dir(self) -> Path:
+        return self.data_dir / "lake"
+
+    @property
+    def datasets_dir(self) -> Path:
+        return self.data_dir / "datasets"
+
+    @property
+    def index_dir(self) -> Path:
+        return self.data_dir / "index"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.data_dir / "run"
+
+    @property
+    def reports_dir(self) -> Path:
+        return self.data_dir / "reports"
+
+    @property
+    def prefect_dir(self) -> Path:
+        return self.data_dir / "prefect"
+
+    @property
+    def base_dir(self) -> Path:
+        return self.models_dir / "base"
+
+    @property
+    def adapters_dir(self) -> Path:
+        return self.models_dir / "adapters"
+
+    @property
+    def adapter_link(self) -> Path:
+        """`models/finetuned_adapter`: a projection of the registry, written by `lake.registry` only."""
+        return self.models_dir / "finetuned_adapter"
+
+    @property
+    def gguf_dir(self) -> Path:
+        return self.models_dir / "gguf"
