@@ -9,14 +9,17 @@
     ├── SetupError             the machine or the settings are not ready (exit code 2)
     │   ├── PortInUseError
     │   ├── DiskSpaceError
-    │   └── ModelMissingError  prepare the models first
+    │   ├── ModelMissingError  prepare the models first
+    │   └── IndexUnusableError build the index first
     ├── JournalError           a record could not be made durable (HTTP 503 log_unavailable)
     ├── IngestError            the ledger does not close, or a commit was lost for good
     │   ├── CommitConflictError  another process wrote the table first; nothing was written
     │   └── CommitUnknownError   it is not known whether the rows were written
     ├── BackendError           the LLM did not answer (HTTP 502)
     │   ├── BackendTimeout     (HTTP 504)
-    │   └── BackendOverloaded  (HTTP 503)
+    │   ├── BackendOverloaded  (HTTP 503)
+    │   ├── BackendBadAnswer   not a chat completion
+    │   └── BackendRefused     key, model name or prompt length
     ├── TrainingError          training ended without a usable adapter
     └── GateError              a candidate may not be promoted
 
@@ -121,3 +124,29 @@ class CommitConflictError(IngestError):
 
 class CommitUnknownError(IngestError):
     code = "commit_unknown"
+
+
+class IndexUnusableError(SetupError):
+    """The search index is missing, damaged, or made by another embedder."""
+
+    code = "index_unusable"
+
+
+class BackendBadAnswer(BackendError):
+    """The LLM server answered with something that is not a chat completion."""
+
+    code = "llm_bad_answer"
+
+
+class BackendRefused(BackendError):
+    """The LLM server refuses this request for good: key, model name or prompt length."""
+
+    code = "llm_refused"
+
+
+class SwitchError(MulleError):
+    """The gateway was not moved to the new backend; the old one is in service."""
+
+    code = "switch_failed"
+    status = 409
+    exit_code = 75  # EX_TEMPFAIL

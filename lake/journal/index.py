@@ -1,0 +1,170 @@
+"""What one worker's segments hold, without the payloads: frames by kind, halves paired, damage, what is
+pending.
+
+Reads the segments of one worker directory; writes nothing. Invariant: every frame and every damaged range of
+the scanned part is in exactly one of the lists, so that counting them counts the journal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lake.journal.frames import Damage, Frame, scan
+from lake.journal.reader import Segment, is_worker_alive, list_segments, parse_payload
+from lake.schemas.records import FrameKind
+
+ID_FIELD: dict[int, str] = {
+    FrameKind.REQUEST: "request_id",
+    FrameKind.RESPONSE: "request_id",
+    FrameKind.REVIEW: "review_id",
+    FrameKind.FEEDBACK: "feedback_id",
+}
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One data frame. `response`: its second half (requests only). `resolved`: no second half will come."""
+
+    segment: Segment
+    offset: int
+    size: int
+    kind: int
+    seq: int
+    key: str
+    response: Entry | None = None
+    resolved: bool = True
+    timestamp: str = ""  # of a request without its second half
+
+    @property
+    def frames(self) -> int:
+        return 1 if self.response is None else 2
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A range for quarantine: damage, or a frame whose payload is no record."""
+
+    segment: Segment
+    offset: int
+    length: int
+    reason: str
+
+
+@dataclass(slots=True)
+class WorkerIndex:
+    """One worker, as far as its bytes are final. `ends`: per segment name, where the final part ends."""
+
+    directory: Path
+    alive: bool
+    segments: list[Segment] = field(default_factory=list[Segment])
+    ends: dict[str, int] = field(default_factory=dict[str, int])
+    entries: dict[int, list[Entry]] = field(default_factory=dict[int, list[Entry]])  # all but RESPONSE
+    bad: list[Bad] = field(default_factory=list[Bad])
+    duplicate_responses: int = 0
+    journalled: int = 0  # data frames and damaged ranges
+
+    def pending(self) -> Entry | None:
+        """The earliest request that may still get its second half; the committed offset never passes it."""
+        for entry in self.entries[FrameKind.REQUEST]:
+            if not entry.resolved:
+                return entry
+        return None
+
+
+def index_worker(directory: Path) -> WorkerIndex:
+    """Read a worker's segments. Liveness is asked first: what a dead worker wrote is final."""
+    index = WorkerIndex(directory, alive=is_worker_alive(directory), segments=list_segments(directory))
+    index.entries = {FrameKind.REQUEST: [], FrameKind.REVIEW: [], FrameKind.FEEDBACK: []}
+    requests: dict[str, Entry] = {}
+    failed: list[tuple[int, int]] = []
+    first_seq: int | None = None
+    for position, segment in enumerate(index.segments):
+        in_flight = index.alive and position == len(index.segments) - 1
+        try:
+            data = segment.path.read_bytes()
+        except (
+            FileNotFoundError
+        ):  # a segment that could not be opened was taken away again; it held no record
+            continue
+        index.ends[segment.name] = len(data)
+        for found in scan(data):
+            if isinstance(found, Damage):
+                if in_flight and found.end == len(data):
+                    index.ends[segment.name] = found.offset  # the rest of this frame may be on its way
+                else:
+                    index.journalled += 1
+                    index.bad.append(Bad(segment, found.offset, found.length, found.reason))
+                continue
+            if found.kind == FrameKind.WORKER_END:
+                continue
+            payload = parse_payload(found)
+            if found.kind == FrameKind.SEGMENT_HEADER:
+                failed.extend(_failed_ranges(payload))
+                continue
+            first_seq = found.seq if first_seq is None else first_seq
+            pruned_before = first_seq if index.segments[0].number > 1 else 0
+            _add(index, requests, segment, found, payload, pruned_before)
+    for entry in index.entries[FrameKind.REQUEST]:
+        told_failed = any(low <= entry.seq <= high for low, high in failed)
+        entry.resolved = (
+            entry.response is not None or not index.alive or told_failed or entry is not requests[entry.key]
+        )
+    return index
+
+
+def _add(
+    index: WorkerIndex,
+    requests: dict[str, Entry],
+    segment: Segment,
+    frame: Frame,
+    payload: dict[str, Any] | None,
+    pruned_before: int,
+) -> None:
+    id_field = ID_FIELD.get(frame.kind)
+    key = payload.get(id_field) if payload is not None and id_field else None
+    reason = ""
+    if id_field is None:
+        reason = "unknown_kind"
+    elif frame.flags:
+        reason = "unknown_flags"
+    elif payload is None:
+        reason = "not_json"
+    elif not isinstance(key, str) or not key:
+        reason = f"no_{id_field}"
+    request = requests.get(key) if isinstance(key, str) else None
+    if not reason and payload and frame.kind == FrameKind.RESPONSE and request is None:
+        asked = payload.get("request_seq")
+        if isinstance(asked, int) and asked < pruned_before:
+            return  # its request went to the table and its segment was removed since
+        reason = "orphan_response"
+    index.journalled += 1
+    if reason or not isinstance(key, str) or payload is None:
+        index.bad.append(Bad(segment, frame.offset, frame.size, reason))
+        return
+    entry = Entry(segment, frame.offset, frame.size, frame.kind, frame.seq, key)
+    if frame.kind == FrameKind.RESPONSE:
+        assert request is not None
+        if request.response is not None:
+            index.duplicate_responses += 1
+        else:
+            request.response = entry
+        return
+    index.entries[frame.kind].append(entry)
+    if frame.kind == FrameKind.REQUEST:
+        requests.setdefault(key, entry)
+        time = payload.get("timestamp")
+        entry.timestamp = time if isinstance(time, str) else ""
+
+
+def _failed_ranges(header: dict[str, Any] | None) -> list[tuple[int, int]]:
+    """`failed` of a segment header: sequence numbers whose callers were told that the journal failed."""
+    ranges: list[tuple[int, int]] = []
+    for pair in (header or {}).get("failed") or []:
+        match pair:
+            case [int(low), int(high)]:
+                ranges.append((low, high))
+            case _:
+                continue
+    return ranges

@@ -1,0 +1,206 @@
+"""The one place where a prompt is made, for serving, training and evaluation alike.
+
+User message: `질문: {user_query}\\n\\n관련 정보:\\n{summarized_context}\\n\\n답변: `, no system message;
+the chat template goes around it elsewhere. `summarise` is extractive and deterministic: it only picks whole
+sentences of the retrieved entries, so nothing in the context is invented, cut or forged. Same inputs and same
+token counter, same bytes; any change of what comes out is a new `PROMPT_VERSION`, since training and serving
+must agree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lake.errors import QuestionError
+from lake.schemas.records import RetrievedItem
+from lake.spotlight import clean_url, one_line, split_sentences
+from lake.text import detect_lang, nfc, sha256_text
+
+PROMPT_VERSION = "prompt-1"
+MAX_QUESTION_CHARS = 2_000
+NOTHING_FOUND = {"ko": "(없음)", "en": "(none)"}
+
+# Sentences of one entry that are considered at all; bounds the work for a page-long description.
+_MAX_SENTENCES = 8
+_WORD = re.compile(r"[0-9A-Za-z+#]+|[가-힣]+")
+
+CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A finished prompt. `question` and `context` are as they stand in `text`, the user message."""
+
+    question: str
+    context: str
+    text: str
+    messages: list[dict[str, str]]
+    sha256: str  # of `text`
+    used_ids: list[str]  # entries of the context, in its order
+    version: str
+
+
+@dataclass
+class _Entry:
+    """One line of the context while it grows; `ranked` are sentence positions, most relevant first."""
+
+    id: str
+    head: str
+    url: str
+    sentences: list[str]
+    ranked: list[int]
+    chosen: set[int]
+
+    def line(self, number: int) -> str:
+        shown = [self.sentences[position] for position in sorted(self.chosen)]
+        body = " ".join([*shown, self.url] if self.url else shown)
+        return f"{number}. {self.head} - {body}" if body else f"{number}. {self.head}"
+
+
+def _features(text: str) -> tuple[set[str], set[str]]:
+    """Lower-case words, and character bigrams of the Hangul ones (particles make words differ in Korean)."""
+    words = {word.lower() for word in _WORD.findall(text)}
+    bigrams = {word[i : i + 2] for word in words if word[0] >= "가" for i in range(len(word) - 1)}
+    return words, bigrams
+
+
+def _relevance(question: tuple[set[str], set[str]], sentence: str) -> float:
+    """Share of the question's words plus share of its Hangul bigrams that the sentence holds: 0..2."""
+    words, bigrams = _features(sentence)
+    score = len(question[0] & words) / len(question[0]) if question[0] else 0.0
+    return score + (len(question[1] & bigrams) / len(question[1]) if question[1] else 0.0)
+
+
+def _sentences(item: RetrievedItem) -> list[str]:
+    """Sentences of the description, then those of the matched passage that say something else."""
+    found: list[str] = []
+    for sentence in split_sentences(item.description):
+        if sentence not in found:
+            found.append(sentence)
+    described = len(found)
+    for sentence in split_sentences(item.chunk_text):
+        repeats = any(sentence in known or known in sentence for known in found[:described])
+        if not repeats and sentence not in found:
+            found.append(sentence)
+    return found
+
+
+def _entry(item: RetrievedItem, question: tuple[set[str], set[str]], lang: str) -> _Entry:
+    name = one_line(item.name) or one_line(item.id)
+    category = one_line(item.category)
+    sentences = _sentences(item)
+
+    def order(position: int) -> tuple[bool, float, int]:
+        sentence = sentences[position]
+        return detect_lang(sentence) != lang, -_relevance(question, sentence), position
+
+    ranked = sorted(range(len(sentences)), key=order)[:_MAX_SENTENCES]
+    head = f"{name} ({category})" if category else name
+    return _Entry(item.id, head, clean_url(item.url), sentences, ranked, set(ranked))
+
+
+def _render(entries: Sequence[_Entry]) -> str:
+    return nfc("\n".join(entry.line(number) for number, entry in enumerate(entries, start=1)))
+
+
+def summarise(
+    question: str,
+    items: Sequence[RetrievedItem],
+    lang: str,
+    count_tokens: CountTokens,
+    budget_tokens: int,
+    max_items: int,
+) -> tuple[str, list[str]]:
+    """The context and the ids it shows; `count_tokens(context) <= budget_tokens` always holds.
+
+    The best `max_items` entries by rank, a line each: name, category, sentences in their own order, URL.
+    Where not everything fits, first every name and URL gets its place, then every best sentence, then the
+    second ones, each time in rank order: so lower ranks give way first, by whole sentences, and an entry goes
+    only where its name and URL do not fit. Sentences in `lang` come before others, then those nearest to the
+    question, then the earlier ones.
+    """
+    if max_items < 1 or budget_tokens < 1:
+        raise ValueError("max_items and budget_tokens must be at least 1")
+    wanted = _features(one_line(question))
+    entries: list[_Entry] = []
+    seen: set[str] = set()
+    for item in sorted(items, key=lambda item: item.rank):
+        if item.id not in seen and len(entries) < max_items:
+            seen.add(item.id)
+            entries.append(_entry(item, wanted, lang))
+    whole = _render(entries)
+    if entries and count_tokens(whole) <= budget_tokens:
+        return whole, [entry.id for entry in entries]
+
+    shown: list[_Entry] = []
+    for entry in entries:
+        entry.chosen = set()
+        if count_tokens(_render([*shown, entry])) <= budget_tokens:
+            shown.append(entry)
+    for place in range(_MAX_SENTENCES):
+        for entry in shown:
+            if place < len(entry.ranked):
+                entry.chosen.add(entry.ranked[place])
+                if count_tokens(_render(shown)) > budget_tokens:
+                    entry.chosen.discard(entry.ranked[place])
+    if not shown:
+        nothing = NOTHING_FOUND["ko" if lang == "ko" else "en"]
+        return (nothing if count_tokens(nothing) <= budget_tokens else ""), []
+    return _render(shown), [entry.id for entry in shown]
+
+
+def check_question(question: object, max_chars: int = MAX_QUESTION_CHARS) -> str:
+    """The question as one harmless NFC line. Raises `QuestionError`, whose message says what to change."""
+    if not isinstance(question, str):
+        raise QuestionError("The question must be text: send a JSON string.")
+    if any("\ud800" <= char <= "\udfff" for char in question):
+        raise QuestionError("The question is not valid Unicode (it holds half a character): send UTF-8 text.")
+    if len(question) > max_chars:
+        raise QuestionError(
+            f"The question has {len(question)} characters, at most {max_chars} are allowed: shorten it.",
+            length=len(question),
+            limit=max_chars,
+        )
+    line = one_line(question)
+    if not any(char.isalnum() for char in line):
+        raise QuestionError("The question is empty: write what the tool should do.")
+    return line
+
+
+class PromptBuilder:
+    """Builds prompts with one token counter and one budget; stateless after that, safe to share."""
+
+    def __init__(
+        self, count_tokens: CountTokens, context_budget_tokens: int = 320, max_items: int = 3
+    ) -> None:
+        self.count_tokens = count_tokens
+        self.context_budget_tokens = context_budget_tokens
+        self.max_items = max_items
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What, beside the tokenizer, decides the text of a prompt; belongs into every manifest."""
+        return {
+            "prompt_version": PROMPT_VERSION,
+            "context_budget_tokens": self.context_budget_tokens,
+            "max_items": self.max_items,
+        }
+
+    def build(self, question: str, items: Sequence[RetrievedItem]) -> Prompt:
+        """The prompt of a question and what was retrieved for it. Raises `QuestionError`."""
+        line = check_question(question)
+        context, used_ids = summarise(
+            line, items, detect_lang(line), self.count_tokens, self.context_budget_tokens, self.max_items
+        )
+        text = f"질문: {line}\n\n관련 정보:\n{context}\n\n답변: "
+        return Prompt(
+            question=line,
+            context=context,
+            text=text,
+            messages=[{"role": "user", "content": text}],
+            sha256=sha256_text(text),
+            used_ids=used_ids,
+            version=PROMPT_VERSION,
+        )

@@ -1,0 +1,1 @@
+"""Pure dataset rules: every function is deterministic and does no I/O."""
