@@ -64,7 +64,7 @@ check: setup
 
 ## bench        tests/bench/$(NAME), e.g. make bench NAME=wheel
 bench: setup
-	@$(PY) -m tests.bench $(NAME)
+	@$(PY) tests/bench/run.py $(NAME) $(BENCH_ARGS)
 
 ## up           start the system and keep it running; prints its URLs
 up: setup

@@ -1,0 +1,93 @@
+"""Keep the system running: `make up` starts it and prints its URLs, `make down` stops it.
+
+    python -m flows.stack up | down | status
+
+`up` starts what the demo starts; where an adapter is in service, vLLM too, and the gateway asks the champion.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from flows.settings import FlowSettings
+from flows.steps.moves import GatewayAt, switch
+from flows.steps.stack import Ports, Stack
+from lake.errors import MulleError
+from lake.registry import Registry
+from lake.settings import LakeSettings
+from serving import processes
+from serving.backends import Backend
+from serving.settings import ServingSettings
+from serving.targets import save_target
+
+app = typer.Typer(help=(__doc__ or "").split("\n")[0], no_args_is_help=True)
+
+
+def _stack() -> Stack:
+    serving, flows = ServingSettings(), FlowSettings()
+    ports = Ports(
+        prefect=flows.prefect_port,
+        gateway=flows.gateway_port,
+        llamacpp=serving.llamacpp_port,
+        llamacpp_tuned=serving.llamacpp_tuned_port,
+        vllm=serving.vllm_port,
+    )
+    return Stack(LakeSettings(), serving, ports, dict(os.environ), typer.echo)
+
+
+def _start(stack: Stack) -> None:
+    stack.start_prefect()
+    if not (stack.lake.index_dir / "current").exists():
+        stack.run_deployment("index/local", {})
+    base = stack.start_llamacpp_base()
+    backend = Backend("lmstudio", stack.llamacpp_url, base)
+    save_target(stack.lake.run_dir, "lmstudio", backend)
+    if Registry(stack.lake.models_dir).champion() is not None:
+        backend = stack.serve_champion()
+        save_target(stack.lake.run_dir, "vllm", backend)
+    switch(GatewayAt(stack.gateway_url, stack.env_file, stack.lake.run_dir), backend)
+    stack.start_gateway()
+
+
+@app.command()
+def up() -> None:
+    """Start everything that does not run yet and print the URLs."""
+    stack = _stack()
+    try:
+        _start(stack)
+    except MulleError as error:
+        typer.echo(f"{error.code}: {error}", err=True)
+        stack.stop_all()
+        sys.exit(error.exit_code)
+    typer.echo(
+        f"\n  search    {stack.gateway_url}/api/v1/search   (docs: {stack.gateway_url}/docs)"
+        f"\n  metrics   {stack.gateway_url}/metrics"
+        f"\n  Prefect   {stack.prefect_url}"
+        f"\n  LM Studio stand-in  {stack.llamacpp_url}"
+        f"\n\n  a turn of the wheel:  PREFECT_API_URL={stack.prefect_url}/api "
+        ".venv/bin/prefect deployment run 'cycle/local' --watch"
+        "\n  move the gateway:     make switch TO=lmstudio"
+        "\n  stop everything:      make down"
+    )
+
+
+@app.command()
+def down() -> None:
+    """Stop everything that was started here."""
+    stopped = _stack().stop_all()
+    typer.echo("stopped: " + (", ".join(stopped) or "nothing was running"))
+
+
+@app.command()
+def status() -> None:
+    """What runs, with pid and log."""
+    for entry in processes.status(LakeSettings().run_dir):
+        state = "running" if entry.alive else "ended"
+        typer.echo(f"  {state:8} {entry.record.name:16} pid {entry.record.pid}  {entry.record.log}")
+
+
+if __name__ == "__main__":
+    app()
