@@ -46,9 +46,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = read_json(folder / MANIFEST)
     except (OSError, orjson.JSONDecodeError) as error:
-        raise AdapterError(
-            f"{folder / MANIFEST} can't be read ({error}): train the adapter again."
-        ) from error
+        raise AdapterError(f"{folder / MANIFEST} can't be read ({error}): train the adapter again.") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise AdapterError(f"{folder / MANIFEST} names no files: train the adapter again.")
     return manifest
@@ -73,9 +71,7 @@ def check_files(folder: Path) -> dict[str, Any]:
         want = facts.get("sha256") if isinstance(facts, dict) else None
         file = folder / name
         if not file.is_file() or sha256_file(file) != want:
-            raise AdapterError(
-                f"{file} is missing or was changed (sha256 differs): do not serve this adapter."
-            )
+            raise AdapterError(f"{file} is missing or was changed (sha256 differs): do not serve this adapter.")
     if WEIGHTS not in listed or CONFIG not in listed:
         raise AdapterError(f"The manifest of {folder} names no weights or no config.")
     check_safetensors(folder / WEIGHTS)

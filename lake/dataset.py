@@ -174,8 +174,7 @@ def _content(rows: Sequence[RenderedRow], rejects: Sequence[Reject]) -> dict[str
         files[f"{split}.chat.jsonl"] = jsonl(conversational(one) for one in part)
     ordered = sorted(rejects, key=lambda one: (one.reason, one.source_id, one.sample))
     files["rejects.jsonl"] = jsonl(
-        {"source_id": one.source_id, "reason": one.reason, "sample": one.sample[:_SAMPLE_CHARS]}
-        for one in ordered
+        {"source_id": one.source_id, "reason": one.reason, "sample": one.sample[:_SAMPLE_CHARS]} for one in ordered
     )
     return files
 

@@ -35,9 +35,7 @@ def render_card(manifest: Mapping[str, Any], certificate: Mapping[str, Any]) -> 
     """Markdown; depends on its arguments only, so the card is as reproducible as the rows."""
     inputs = manifest["inputs"]
     pairs = {name: f"{pair['max_jaccard']} ({pair['method']})" for name, pair in certificate["pairs"].items()}
-    tokens = {
-        f"{part}, {name}": value for part, one in manifest["tokens"].items() for name, value in one.items()
-    }
+    tokens = {f"{part}, {name}": value for part, one in manifest["tokens"].items() for name, value in one.items()}
     lines = [
         *_header(manifest),
         "",

@@ -172,9 +172,7 @@ def check_question(question: object, max_chars: int = MAX_QUESTION_CHARS) -> str
 class PromptBuilder:
     """Builds prompts with one token counter and one budget; stateless after that, safe to share."""
 
-    def __init__(
-        self, count_tokens: CountTokens, context_budget_tokens: int = 320, max_items: int = 3
-    ) -> None:
+    def __init__(self, count_tokens: CountTokens, context_budget_tokens: int = 320, max_items: int = 3) -> None:
         self.count_tokens = count_tokens
         self.context_budget_tokens = context_budget_tokens
         self.max_items = max_items

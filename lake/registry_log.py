@@ -64,20 +64,14 @@ class RegistryLog:
             try:
                 event = Event(**orjson.loads(line))
             except (orjson.JSONDecodeError, TypeError) as error:
-                raise AdapterError(
-                    f"{self.path} line {number} is damaged: restore it from a copy."
-                ) from error
+                raise AdapterError(f"{self.path} line {number} is damaged: restore it from a copy.") from error
             if event.seq != number or event.previous_sha256 != previous:
-                raise AdapterError(
-                    f"{self.path} line {number} does not follow the one before: restore a copy."
-                )
+                raise AdapterError(f"{self.path} line {number} does not follow the one before: restore a copy.")
             previous = sha256_bytes(line)
             events.append(event)
         return events
 
-    def append(
-        self, kind: EventKind, adapter_id: str, actor: str, reason: str, evidence: dict[str, Any]
-    ) -> Event:
+    def append(self, kind: EventKind, adapter_id: str, actor: str, reason: str, evidence: dict[str, Any]) -> Event:
         """Add one event; durable on return. Only inside `locked()`."""
         lines = self._whole_lines()
         event = Event(

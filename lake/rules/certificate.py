@@ -47,9 +47,7 @@ def certify(sides: dict[str, SideRows], threshold: float) -> dict[str, Any]:
     return {
         "threshold": threshold,
         "shingling": SHINGLING,
-        "sides": {
-            name: {"rows": len(side.ids), "clusters": len(set(side.clusters))} for name, side in sides.items()
-        },
+        "sides": {name: {"rows": len(side.ids), "clusters": len(set(side.clusters))} for name, side in sides.items()},
         "pairs": pairs,
         "disjoint": all(pair["disjoint"] for pair in pairs.values()),
     }

@@ -94,9 +94,7 @@ def _exact(shingles: Shingles, threshold: float) -> list[tuple[int, int, float]]
 
 def _lsh(shingles: Shingles, threshold: float) -> list[tuple[int, int, float]]:
     filled = np.nonzero(shingles.sizes)[0]
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(shingles.sizes[filled])]).astype(
-        np.uint64
-    )
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(shingles.sizes[filled])]).astype(np.uint64)
     minhash = cast(Any, rensa).RMinHash  # the package ships no type hints
     digests = minhash.digest_matrix_from_flat_token_hashes(shingles.hashes, offsets, NUM_PERM, MINHASH_SEED)
     signatures = np.array(digests.to_rows(), dtype=np.uint64).reshape(len(filled), NUM_PERM)

@@ -204,7 +204,5 @@ def one_per_question(candidates: Iterable[Candidate]) -> tuple[list[Candidate], 
         ordered = sorted(groups[key], key=lambda one: (one.order, one.source_id), reverse=True)
         best = min(ordered, key=lambda one: one.priority)  # min is stable: the newest of the best priority
         kept.append(best)
-        rejects += [
-            Reject(one.source_id, "duplicate_question", one.question) for one in ordered if one is not best
-        ]
+        rejects += [Reject(one.source_id, "duplicate_question", one.question) for one in ordered if one is not best]
     return kept, rejects

@@ -68,16 +68,18 @@ def _neighbours(pairs: NearPairs) -> dict[int, list[int]]:
 
 
 def _draw_sides(
-    new: list[int], near: Mapping[int, list[int]], keys: Sequence[str], seed: int, share: float, first: bool
+    new: list[int], near: Mapping[int, list[int]], keys: Sequence[str], seed: int, share: float, known: set[Side]
 ) -> dict[int, Side]:
-    """Sides of the clusters that touch nothing decided; `first` says that no hold-out exists yet."""
+    """Sides of the clusters that touch nothing decided; `known` are the sides that exist already."""
     place = {node: position for position, node in enumerate(new)}
     edges = [(place[a], place[b]) for a in new for b in near.get(a, ()) if b in place]
     roots = components(len(new), edges)  # `new` is sorted by key, so a root is its cluster's smallest member
     draws = {root: draw(seed, keys[new[root]]) for root in set(roots)}
     held = {root for root, value in draws.items() if value < share}
-    if first and share > 0 and not held and len(draws) >= MIN_CLUSTERS_FOR_HOLDOUT:
+    if "holdout" not in known and share > 0 and not held and len(draws) >= MIN_CLUSTERS_FOR_HOLDOUT:
         held = {min(draws, key=lambda root: draws[root])}
+    if "train" not in known and len(held) == len(draws):  # a handful of clusters, all of them drawn
+        held.discard(max(draws, key=lambda root: draws[root]))
     return {node: "holdout" if root in held else "train" for node, root in zip(new, roots, strict=True)}
 
 
@@ -112,9 +114,7 @@ def assign(
         else:
             live.append(node)
 
-    sides: dict[int, Side] = {
-        node: book.decisions[key].side for node, key in enumerate(keys) if key in book.decisions
-    }
+    sides: dict[int, Side] = {node: book.decisions[key].side for node, key in enumerate(keys) if key in book.decisions}
 
     def beside(node: int) -> set[Side]:
         return {sides[other] for other in near.get(node, ()) if other in sides}
@@ -128,11 +128,11 @@ def assign(
     # New questions, nearest to the decided ones first. Each sees the sides of all its decided neighbours, so
     # no two questions of opposite sides are ever near each other.
     waiting = [node for node in live if node not in sides]
-    first = "holdout" not in sides.values()
+    known = set(sides.values())
     while waiting:
         ready = [node for node in waiting if beside(node)]
         if not ready:
-            sides |= _draw_sides(waiting, near, keys, seed, holdout_share, first)
+            sides |= _draw_sides(waiting, near, keys, seed, holdout_share, known)
             break
         for node in ready:
             around = beside(node)

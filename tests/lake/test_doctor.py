@@ -106,9 +106,7 @@ def test_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     assert "CPU build" in doctor.check_gpu().found
     monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    monkeypatch.setattr(
-        doctor.subprocess, "run", lambda command, **kwargs: subprocess.CompletedProcess(command, 0)
-    )
+    monkeypatch.setattr(doctor.subprocess, "run", lambda command, **kwargs: subprocess.CompletedProcess(command, 0))
     assert "CUDA" in doctor.check_gpu().found
 
 

@@ -15,17 +15,14 @@ from lake.spotlight import clean_url, find_urls, one_line, split_sentences
 from lake.text import sha256_text
 
 
-def item(
-    rank: int, name: str, description: str, url: str = "", category: str = "", chunk: str = ""
-) -> RetrievedItem:
+def item(rank: int, name: str, description: str, url: str = "", category: str = "", chunk: str = "") -> RetrievedItem:
     return RetrievedItem(rank, 1 / rank, f"id-{rank}", name, url, description, chunk, [], category)
 
 
 SLACK = item(
     1,
     "Slack",
-    "팀이 채널에서 대화하는 업무용 메신저입니다. 파일 공유와 화상 통화를 지원합니다. "
-    "앱 연동이 2,600개가 넘습니다.",
+    "팀이 채널에서 대화하는 업무용 메신저입니다. 파일 공유와 화상 통화를 지원합니다. 앱 연동이 2,600개가 넘습니다.",
     "https://slack.com",
     "협업",
 )
@@ -33,8 +30,7 @@ ZOOM = item(2, "Zoom", "화상 회의 도구입니다. 화면 공유와 녹화�
 GIT = item(
     3,
     "Git",
-    "Distributed version control, e.g. for source code. Works offline with Node.js repositories! "
-    "Made in 2005.",
+    "Distributed version control, e.g. for source code. Works offline with Node.js repositories! Made in 2005.",
     "https://git-scm.com",
     "Development",
 )
@@ -92,9 +88,7 @@ def test_sentences_of_the_questions_language_come_first() -> None:
 
 
 def test_a_passage_that_repeats_the_description_is_not_shown_twice() -> None:
-    twice = item(
-        1, "Zoom", ZOOM.description, chunk=f"Zoom 화상 회의 {ZOOM.description} 무료 요금제가 있습니다."
-    )
+    twice = item(1, "Zoom", ZOOM.description, chunk=f"Zoom 화상 회의 {ZOOM.description} 무료 요금제가 있습니다.")
     context, _ = summarise("무료 화상 회의", [twice], "ko", words, 100, 1)
     assert context.count("화상 회의 도구입니다.") == 1
     assert "무료 요금제가 있습니다." in context

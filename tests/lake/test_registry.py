@@ -32,9 +32,7 @@ def make_adapter(folder: Path, fill: int) -> Path:
 
 
 def refresh_manifest(folder: Path) -> None:
-    files = {
-        file.name: {"sha256": sha256_file(file)} for file in folder.iterdir() if file.name != "manifest.json"
-    }
+    files = {file.name: {"sha256": sha256_file(file)} for file in folder.iterdir() if file.name != "manifest.json"}
     manifest = {"base_model": "base", "base_sha256": "b" * 64, "template_sha256": "t", "rank": 8, "files": files}
     write_json_atomic(folder / "manifest.json", {**manifest, "dataset": {"version": "d1"}})
 
@@ -111,9 +109,7 @@ def test_only_a_passed_record_of_this_adapter_promotes(
     assert registry.champion() is None and not registry.link.exists()
 
 
-def test_a_record_without_the_champion_it_was_compared_with_is_refused(
-    registry: Registry, tmp_path: Path
-) -> None:
+def test_a_record_without_the_champion_it_was_compared_with_is_refused(registry: Registry, tmp_path: Path) -> None:
     one = add(registry, tmp_path, 1)
     record = passed(one)
     del record["champion_id"]

@@ -19,7 +19,10 @@ SLACK, ZOOM, TEAMS = (
 )
 ITEMS = [SLACK, ZOOM, TEAMS]
 SHOWN = ["slack", "zoom"]
-PROMPT = "질문: Figma 말고 메신저\n\n관련 정보:\n1. Slack (협업) - 메신저. https://slack.com\n2. Zoom - https://zoom.us\n\n답변: "
+PROMPT = (
+    "질문: Figma 말고 메신저\n\n관련 정보:\n1. Slack (협업) - 메신저. https://slack.com\n2. Zoom - https://zoom.us"
+    "\n\n답변: "
+)
 NAMES = ["Slack", "Zoom", "Figma", "Microsoft Teams", "Notion", "R", "Linear"]
 
 

@@ -149,6 +149,8 @@ def test_the_share_is_kept_and_small_sets_get_a_holdout() -> None:
     for seed in range(10):
         few = assign(WORDS[:6], [], SplitBook(), seed, 0.01, 0.9)
         assert sum(decision.side == "holdout" for decision in few.decided.values()) >= 1
+        one = assign(["팀 메신저"], [], SplitBook(), seed, 0.5, 0.9)
+        assert [decision.side for decision in one.decided.values()] == ["train"]
     none = assign(WORDS[:6], [], SplitBook(), 1, 0.0, 0.9)
     assert {decision.side for decision in none.decided.values()} == {"train"}
 

@@ -1,0 +1,169 @@
+"""Everything a running gateway is made of, opened in one place and closed in the right order.
+
+Reads the models, the index and the env file; opens this worker's journal. Invariant: at the end every
+accepted request is in the journal before the journal is closed, and clients are closed last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ulid import ULID
+
+from gateway.backend_holder import BackendHolder
+from gateway.metrics import GatewayMetrics
+from gateway.retriever_holder import RetrieverHolder
+from gateway.search import SearchService
+from gateway.settings import GatewaySettings
+from lake.errors import ModelMissingError
+from lake.files import sha256_file
+from lake.journal.disk import Disk
+from lake.journal.writer import JournalWriter
+from lake.settings import LakeSettings
+from serving.acks import AckWriter
+from serving.backends import Backend
+from serving.client import LLMClient
+from serving.encoders import Encoder, load_encoder
+from serving.index import load_index
+from serving.prompting import PromptSettings, make_prompt_builder
+from serving.rerank import Reranker, load_reranker
+from serving.retrieval_settings import RetrievalSettings
+from serving.retriever import Retriever
+from serving.retry import RetryBudget
+from serving.settings import ServingSettings
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one gateway, read once by the caller. `llm` counts only where `gateway.env_file` is
+    unset.
+    """
+
+    gateway: GatewaySettings
+    lake: LakeSettings
+    serving: ServingSettings
+    retrieval: RetrievalSettings
+    prompt: PromptSettings
+    llm: Mapping[str, str]
+
+
+class Parts:
+    """The opened parts of one worker."""
+
+    def __init__(self, config: Config, disk: Disk | None = None) -> None:
+        """Blocks while models load (about 3 s with the bundled ones). Raises `SetupError` or `JournalError`.
+
+        `disk` replaces the journal's system calls where a test makes them fail.
+        """
+        settings = config.gateway
+        self.settings = settings
+        self.metrics = GatewayMetrics()
+        self._drain_began: float | None = None
+        self.retrievers = RetrieverHolder(_loader(config), config.lake.index_dir, settings.index_poll_s)
+        self.retrievers.load_now()
+        prompts = make_prompt_builder(config.prompt, config.lake.models_dir, config.serving.base_name)
+        # False where a model's tokenizer is not here and counts are upper estimates.
+        self.exact_tokens = bool(getattr(getattr(prompts.count_tokens, "__self__", None), "exact", False))
+        if not settings.chat_template.is_file():
+            raise ModelMissingError(f"There is no chat template at {settings.chat_template}: set MULLE_CHAT_TEMPLATE.")
+        template_sha256 = sha256_file(settings.chat_template)
+        self.journal = JournalWriter(
+            config.lake.journal_dir,
+            role="gateway",
+            mode=settings.journal_mode,
+            group_window_ms=settings.journal_group_window_ms,
+            disk=disk,
+        )
+        self.metrics.watch_journal(self.journal)
+        worker = f"gateway-{os.getpid()}-{ULID()}"
+        ack = AckWriter(config.lake.run_dir / "ack", worker) if settings.env_file is not None else None
+        budget = RetryBudget()  # one for all backends: a switch must not refill it
+
+        def make_client(backend: Backend) -> LLMClient:
+            return LLMClient(
+                backend,
+                budget=budget,
+                connect_timeout_s=settings.llm_connect_timeout_s,
+                max_connections=settings.llm_max_connections,
+                max_response_bytes=settings.llm_max_response_bytes,
+            )
+
+        self.backends = BackendHolder(
+            make_client,
+            env_file=settings.env_file,
+            values=config.llm,
+            ack=ack,
+            poll_s=settings.backend_poll_s,
+        )
+        self.search = SearchService(
+            settings, self.retrievers, prompts, self.journal, self.backends, self.metrics, template_sha256
+        )
+
+    async def start(self) -> None:
+        """Start what watches: backend and index."""
+        await self.retrievers.start()
+        await self.backends.start()
+
+    def begin_drain(self) -> None:
+        """Readiness fails from now on, and the time for open requests runs. Safe to repeat, and in a signal handler."""
+        if self._drain_began is None:
+            self._drain_began = time.monotonic()
+
+    async def aclose(self) -> None:
+        """Let requests end, then close the journal, then the connections.
+
+        A request that is still open after `drain_timeout_s` since the first signal has its first half in the journal;
+        the ingest makes an "aborted" row of it.
+        """
+        self.begin_drain()
+        began = self._drain_began or time.monotonic()
+        await self.search.drain(max(0.5, began + self.settings.drain_timeout_s - time.monotonic()))
+        await self.retrievers.aclose()
+        with contextlib.suppress(TimeoutError):  # a disk that hangs must not keep the process
+            await asyncio.wait_for(self.journal.aclose(), 10.0)
+        await self.backends.aclose()
+        self.search.close()
+
+    async def not_ready(self) -> dict[str, str]:
+        """What keeps this worker from answering, by part; empty where it is ready."""
+        reasons: dict[str, str] = {}
+        if self._drain_began is not None:
+            reasons["shutdown"] = "the gateway is shutting down"
+        if self.retrievers.current is None:
+            reasons["index"] = self.retrievers.reason
+        if self.backends.backend is None:
+            reasons["backend"] = self.backends.reason
+        if not self.journal.healthy:
+            try:
+                healthy = await asyncio.wait_for(self.journal.probe(), 0.8)
+            except TimeoutError:
+                healthy = False
+            if not healthy:
+                reasons["journal"] = "records can't be made durable (log_unavailable): check the disk"
+        return reasons
+
+
+def _loader(config: Config) -> Callable[[], Retriever]:
+    """Opens the current index; encoder and reranker are loaded once and kept."""
+    kept: list[tuple[Encoder, Reranker]] = []
+
+    def load() -> Retriever:
+        settings = config.retrieval
+        if not kept:
+            encoder = load_encoder(config.serving.embedder, allow_hub=settings.allow_hub)
+            reranker = load_reranker(
+                settings.reranker,
+                settings.reranker_file,
+                cross_encoder_candidates=settings.cross_encoder_candidates,
+                allow_hub=settings.allow_hub,
+            )
+            kept.append((encoder, reranker))
+        encoder, reranker = kept[0]
+        return Retriever(load_index(config.lake.index_dir), encoder, reranker, settings.candidates)
+
+    return load

@@ -1,0 +1,107 @@
+"""What an OpenAI-compatible server sends, read with suspicion. Pure.
+
+Invariant: whatever the bytes are, the result is a well-formed value or `BackendBadAnswer` (`BackendError`
+where the server itself reports an error with status 200, as LM Studio does).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+
+from lake.errors import BackendBadAnswer, BackendError
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """One completion. Token counts are None where the server does not report them."""
+
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One entry of /v1/models; vLLM gives an adapter the name of its base as `parent`."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BackendBadAnswer(f"The LLM server's answer is not JSON ({error}): is LLM_API_BASE right?") from error
+    if not isinstance(parsed, dict):
+        raise BackendBadAnswer("The LLM server's answer is not a JSON object: is LLM_API_BASE right?")
+    return cast(dict[str, Any], parsed)
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def parse_chat(body: bytes) -> ChatAnswer:
+    """The first choice's message. Raises `BackendBadAnswer` for anything else."""
+    parsed = _object(body)
+    choices = parsed.get("choices")
+    if not isinstance(choices, list) or not choices:
+        if parsed.get("error"):
+            raise BackendError(f"The LLM server reports an error{error_text(body)}: see its log.")
+        raise BackendBadAnswer("The LLM server's answer has no choices: is LLM_API_BASE a chat completion server?")
+    choice = cast(list[Any], choices)[0]
+    message = cast(dict[str, Any], choice).get("message") if isinstance(choice, dict) else None
+    content = cast(dict[str, Any], message).get("content") if isinstance(message, dict) else None
+    if not isinstance(content, str):
+        raise BackendBadAnswer("The LLM server's answer has no text content.")
+    usage = parsed.get("usage")
+    counts = cast(dict[str, Any], usage) if isinstance(usage, dict) else {}
+    return ChatAnswer(
+        text=content,
+        finish_reason=_text(cast(dict[str, Any], choice).get("finish_reason")),
+        prompt_tokens=_count(counts.get("prompt_tokens")),
+        completion_tokens=_count(counts.get("completion_tokens")),
+        model=_text(parsed.get("model")) or "",
+    )
+
+
+def parse_models(body: bytes) -> list[ModelCard]:
+    """The list of models. Raises `BackendBadAnswer` where it is not one; odd entries are left out."""
+    data = _object(body).get("data")
+    if not isinstance(data, list):
+        raise BackendBadAnswer("The LLM server's list of models has no `data`: is LLM_API_BASE right?")
+    cards: list[ModelCard] = []
+    for entry in cast(list[Any], data):
+        if isinstance(entry, dict) and (name := _text(cast(dict[str, Any], entry).get("id"))):
+            fields = cast(dict[str, Any], entry)
+            cards.append(ModelCard(name, _text(fields.get("root")), _text(fields.get("parent"))))
+    return cards
+
+
+def error_text(body: bytes, limit: int = 300) -> str:
+    """`: <what the server says>` for an error message, one line, bounded; empty where it says nothing
+    readable.
+    """
+    try:
+        parsed: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    said: Any = parsed
+    for key in ("error", "message", "detail"):
+        if isinstance(said, dict) and key in said:
+            said = cast(dict[str, Any], said)[key]
+    if not isinstance(said, str) or not said.strip():
+        return ""
+    line = "".join(char if char.isprintable() else " " for char in said)
+    return f": {' '.join(line.split())[:limit]}"

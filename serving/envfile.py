@@ -1,0 +1,66 @@
+"""The gateway's env file: KEY=VALUE lines, owner-only, replaced in one step.
+
+Reads and writes `data/run/gateway.env` (LLM_API_BASE, LLM_MODEL_NAME, LLM_API_KEY, LLM_PROFILE, LLM_ADAPTER,
+LLM_GENERATION). Invariant: a reader sees the old or the new content, whole, and never a world-readable key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from lake.errors import SetupError
+from lake.files import fsync_dir
+
+_KEY = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+
+def parse_env(text: str, source: str = "env file") -> dict[str, str]:
+    """Keys and values; `#` lines and empty ones are skipped, `export ` and surrounding quotes taken off."""
+    found: dict[str, str] = {}
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = line.removeprefix("export ").partition("=")
+        key, value = key.strip(), value.strip()
+        if not equals or not _KEY.match(key):
+            raise SetupError(f"{source}, line {number}: expected NAME=value.", line=number)
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        found[key] = value
+    return found
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Raises `SetupError` where the file is missing, is not text or has a line that is not NAME=value."""
+    try:
+        return parse_env(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"The env file {path} can't be read ({error}): create it, or unset MULLE_ENV_FILE.") from error
+
+
+def write_env_file(path: Path, values: Mapping[str, str]) -> None:
+    """Replace the file in one step, mode 0600 from its first byte. Raises `SetupError` on a value with a line
+    break.
+    """
+    lines: list[str] = []
+    for key, value in values.items():
+        if not _KEY.match(key) or any(char in value for char in "\r\n\0"):
+            raise SetupError(f"{key} can't be written to {path}: a value is one line of text.")
+        lines.append(f"{key}={value}\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write("".join(lines).encode("utf-8"))
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_dir(path.parent)

