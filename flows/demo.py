@@ -5,7 +5,7 @@ imports the sample reviews, runs the deployment `cycle/local`, moves the gateway
 then to llama.cpp with the merged GGUF while questions keep coming, and ends with a table and one HTML report.
 Everything is stopped at the end and on Ctrl-C.
 
-    python -m flows.demo --questions 220 --limit 40 --synth-tools 8 --train-config configs/demo.toml
+    python -m flows.demo --questions 220 --limit 60 --synth-tools 6 --train-config configs/demo.toml
 """
 
 from __future__ import annotations
@@ -171,8 +171,14 @@ def run_demo(stack: Stack, plan: Plan, clock: StageClock) -> Path:
         try:
             traffic = turn_once(stack, plan, clock)
         finally:
-            clock.say("stopping: " + ", ".join(stack.stop_all()))
-            record = {"run_id": plan.run_id, "seconds": clock.seconds, "traffic": traffic}
+            clock.say("stopping everything that was started ...")
+            clock.say("stopped: " + (", ".join(stack.stop_all()) or "nothing ran"))
+            record = {
+                "run_id": plan.run_id,
+                "seconds": clock.seconds,
+                "traffic": traffic,
+                "peak_memory_bytes": clock.peak_bytes,
+            }
             write_json_atomic(folder / "demo.json", record)
             facts = run_environment(stack.serving.vllm_python, Path.cwd())
             build_report(folder, page, environment=facts)  # a failed turn gets a page too, which says where it ended
@@ -182,14 +188,14 @@ def run_demo(stack: Stack, plan: Plan, clock: StageClock) -> Path:
 
 def main(
     questions: Annotated[int, typer.Option(help="Sample questions to ask.")] = 220,
-    limit: Annotated[int, typer.Option(help="Held-out questions on each backend; 0: all.")] = 40,
-    synth_tools: Annotated[int, typer.Option(help="Tools to make synthetic questions for; 0: none.")] = 8,
+    limit: Annotated[int, typer.Option(help="Held-out questions on each backend; 0: all.")] = 60,
+    synth_tools: Annotated[int, typer.Option(help="Tools to make synthetic questions for; 0: none.")] = 6,
     train_config: Annotated[Path, typer.Option(help="Training hyperparameters.")] = Path("configs/demo.toml"),
 ) -> None:
     """Turn the wheel once and print what it brought."""
     lake = LakeSettings()
     # Bounded answers keep the untuned model, which seldom stops by itself, from eating the time.
-    environ = {"MULLE_MAX_TOKENS": "96", **os.environ}
+    environ = {"MULLE_MAX_TOKENS": "64", **os.environ}
     sample = Path("data/sample")
     clock = StageClock(ESTIMATES, lake.run_dir)
     stack = Stack(lake, ServingSettings(llamacpp_slots=4), Ports.free(), environ, clock.say)
@@ -205,7 +211,8 @@ def main(
     except MulleError as error:
         clock.say(f"{error.code}: {error}")
         sys.exit(error.exit_code)
-    clock.say(f"\ntotal {clock_text(sum(clock.seconds.values()))}; report: {page.resolve()}")
+    total = clock_text(sum(clock.seconds.values()))
+    clock.say(f"\ntotal {total}, peak memory {clock.peak_bytes / 2**30:.1f} GiB; report: {page.resolve()}")
 
 
 if __name__ == "__main__":

@@ -13,17 +13,19 @@ class FlowSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MULLE_", frozen=True, extra="ignore")
 
-    train_config: Path = Field(Path("configs/demo.toml"), description="Training hyperparameters (TOML).")
-    gate_config: Path = Field(Path("configs/gate.toml"), description="Thresholds of the gate (TOML).")
-    catalog: Path = Field(Path("data/sample/catalog.jsonl"), description="Tool catalogue: JSONL, CSV or Parquet.")
+    train_config: Path = Field(default=Path("configs/demo.toml"), description="Training hyperparameters (TOML).")
+    gate_config: Path = Field(default=Path("configs/gate.toml"), description="Thresholds of the gate (TOML).")
+    catalog: Path = Field(
+        default=Path("data/sample/catalog.jsonl"), description="Tool catalogue: JSONL, CSV or Parquet."
+    )
     test_set: Path = Field(
-        Path("data/sample/test.jsonl"), description="Held-out questions with golden answers (JSONL)."
+        default=Path("data/sample/test.jsonl"), description="Held-out questions with golden answers (JSONL)."
     )
     synth_api_base: str = Field(
-        "", description="OpenAI-compatible base URL that writes synthetic QA; empty: LLM_API_BASE."
+        default="", description="OpenAI-compatible base URL that writes synthetic QA; empty: LLM_API_BASE."
     )
-    synth_model: str = Field("", description="Model name at that URL; empty: LLM_MODEL_NAME.")
-    synth_api_key: SecretStr = Field(SecretStr(""), description="Bearer key for that URL; empty: LLM_API_KEY.")
-    eval_max_tokens: int = Field(96, ge=8, le=4096, description="Longest answer in an evaluation, tokens.")
-    prefect_port: int = Field(4200, ge=1, le=65535, description="TCP port of the Prefect server of `make up`.")
-    gateway_port: int = Field(8700, ge=1, le=65535, description="TCP port of the gateway of `make up`.")
+    synth_model: str = Field(default="", description="Model name at that URL; empty: LLM_MODEL_NAME.")
+    synth_api_key: SecretStr = Field(default=SecretStr(""), description="Bearer key for that URL; empty: LLM_API_KEY.")
+    eval_max_tokens: int = Field(default=96, ge=8, le=4096, description="Longest answer in an evaluation, tokens.")
+    prefect_port: int = Field(default=4200, ge=1, le=65535, description="TCP port of the Prefect server of `make up`.")
+    gateway_port: int = Field(default=8700, ge=1, le=65535, description="TCP port of the gateway of `make up`.")

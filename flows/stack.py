@@ -63,7 +63,7 @@ def up() -> None:
         stack.stop_all()
         sys.exit(error.exit_code)
     typer.echo(
-        f"\n  search    {stack.gateway_url}/api/v1/search   (docs: {stack.gateway_url}/docs)"
+        f"\n  search    {stack.gateway_url}/api/v1/search   (schema: {stack.gateway_url}/openapi.json)"
         f"\n  metrics   {stack.gateway_url}/metrics"
         f"\n  Prefect   {stack.prefect_url}"
         f"\n  LM Studio stand-in  {stack.llamacpp_url}"

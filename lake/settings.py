@@ -13,8 +13,8 @@ class LakeSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MULLE_", frozen=True, extra="ignore")
 
-    data_dir: Path = Field(Path("data"), description="Folder of journal, lake, datasets, index and run files.")
-    models_dir: Path = Field(Path("models"), description="Folder of base models, adapters and GGUF files.")
+    data_dir: Path = Field(default=Path("data"), description="Folder of journal, lake, datasets, index and run files.")
+    models_dir: Path = Field(default=Path("models"), description="Folder of base models, adapters and GGUF files.")
 
     @property
     def sample_dir(self) -> Path:

@@ -21,11 +21,11 @@ class PromptSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MULLE_", frozen=True, extra="ignore")
 
     context_budget_tokens: int = Field(
-        320, ge=32, le=8192, description="Most tokens of the summarised context in a prompt."
+        default=320, ge=32, le=8192, description="Most tokens of the summarised context in a prompt."
     )
-    context_items: int = Field(3, ge=1, le=20, description="Most tools shown in a prompt's context.")
+    context_items: int = Field(default=3, ge=1, le=20, description="Most tools shown in a prompt's context.")
     tokenizer_json: Path | None = Field(
-        None, description="tokenizer.json of the served model; unset: the prepared base model's."
+        default=None, description="tokenizer.json of the served model; unset: the prepared base model's."
     )
 
 

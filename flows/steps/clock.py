@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TextIO
 
 import orjson
+import psutil
 
 from lake.files import read_json, write_json_atomic
 
 HEARTBEAT_S = 15.0
+SAMPLE_S = 1.0  # between two looks at the memory
 
 
 def clock_text(seconds: float) -> str:
@@ -41,6 +43,8 @@ class StageClock:
         self._out = out
         self._begun = time.monotonic()
         self.seconds: dict[str, float] = {}
+        self._used_before = used_bytes()
+        self.peak_bytes = 0  # of the machine's memory, above what was in use before
 
     def say(self, line: str) -> None:
         """Print one line at once."""
@@ -74,11 +78,22 @@ class StageClock:
         return clock_text(time.monotonic() - self._begun)
 
     def _beat(self, name: str, number: str, begun: float, offset: int, over: threading.Event) -> None:
-        while not over.wait(HEARTBEAT_S):
-            spent = time.monotonic() - begun
-            left = clock_text(self.left_s(name, spent))
+        beaten = begun
+        while not over.wait(SAMPLE_S):
+            self.peak_bytes = max(self.peak_bytes, used_bytes() - self._used_before)
+            now = time.monotonic()
+            if now - beaten < HEARTBEAT_S:
+                continue
+            beaten = now
+            left = clock_text(self.left_s(name, now - begun))
             detail = latest_progress(self._progress, offset)
-            self.say(f"{number}   {clock_text(spent)}{detail}  (total {self._total()}, left about {left})")
+            self.say(f"{number}   {clock_text(now - begun)}{detail}  (total {self._total()}, left about {left})")
+
+
+def used_bytes() -> int:
+    """Memory in use on the whole machine that could not be had back without swapping."""
+    memory = psutil.virtual_memory()
+    return memory.total - memory.available
 
 
 def latest_progress(path: Path, offset: int) -> str:

@@ -9,6 +9,7 @@ from flows.steps.stage import StageContext
 from lake.catalog import load_catalog
 from serving.encoders import load_encoder
 from serving.index import build_index
+from serving.retrieval_settings import RetrievalSettings
 
 
 def run_index(stage: StageContext, catalog: str | None) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def run_index(stage: StageContext, catalog: str | None) -> dict[str, Any]:
     loaded = load_catalog(path)
     for reject in loaded.rejects:
         stage.log(f"{path}:{reject.line}: {reject.reason}")
-    encoder = load_encoder(stage.serving.embedder)
+    encoder = load_encoder(stage.serving.embedder, allow_hub=RetrievalSettings().allow_hub)
     manifest = build_index(loaded.tools, loaded.version, encoder, stage.lake.index_dir)
     return {
         "catalog": str(path),
