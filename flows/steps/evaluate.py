@@ -90,26 +90,30 @@ async def ask_arms(
     deadline_s: float,
     progress: Progress,
 ) -> dict[str, list[EvalAnswer]]:
-    """Answers by arm, in the order of `asked`. Each worker asks both arms, the first one alternating."""
-    clients = {arm: LLMClient(backends[arm]) for arm in ARMS}
-    answers: dict[str, dict[int, EvalAnswer]] = {arm: {} for arm in ARMS}
-    queue = iter(range(len(asked)))
+    """Answers by arm, in the order of `asked`.
 
-    async def worker() -> None:
-        for number in queue:
-            one = asked[number]
-            for arm in ARMS if number % 2 == 0 else ARMS[::-1]:
-                answers[arm][number] = await _ask(clients[arm], arm, backend_name, one, max_tokens, deadline_s)
-                progress.advance(1, f"{arm} {one.case.id}")
+    The arms take turns, a block of `concurrency` questions each, the first one alternating: two servers on the
+    same cores never work at the same time (llama.cpp's threads wait by spinning: measured 5 times slower).
+    """
+    clients = {arm: LLMClient(backends[arm]) for arm in ARMS}
+    answers: dict[str, list[EvalAnswer]] = {arm: [] for arm in ARMS}
+
+    async def one(arm: str, case: AskedCase) -> EvalAnswer:
+        answer = await _ask(clients[arm], arm, backend_name, case, max_tokens, deadline_s)
+        progress.advance(1, f"{arm} {case.case.id}")
+        return answer
 
     try:
         for arm in ARMS:  # a first call may load the model or compile: not part of any latency
             await _warm(clients[arm])
-        await asyncio.gather(*(worker() for _ in range(min(concurrency, len(asked)))))
+        for number, start in enumerate(range(0, len(asked), concurrency)):
+            block = asked[start : start + concurrency]
+            for arm in ARMS if number % 2 == 0 else ARMS[::-1]:
+                answers[arm] += await asyncio.gather(*(one(arm, case) for case in block))
     finally:
         for client in clients.values():
             await client.aclose()
-    return {arm: [answers[arm][i] for i in range(len(asked))] for arm in ARMS}
+    return answers
 
 
 async def _warm(client: LLMClient) -> None:

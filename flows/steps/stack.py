@@ -98,6 +98,7 @@ class Stack:
             "MULLE_LLAMACPP_PORT": str(self.ports.llamacpp),
             "MULLE_LLAMACPP_TUNED_PORT": str(self.ports.llamacpp_tuned),
             "MULLE_PORT": str(self.ports.gateway),
+            "MULLE_LLAMACPP_SLOTS": str(self.serving.llamacpp_slots),
             "MULLE_ENV_FILE": str(self.env_file.resolve()),
             "PREFECT_HOME": str(self.lake.prefect_dir.resolve()),
             "PREFECT_API_URL": f"{self.prefect_url}/api",
