@@ -85,9 +85,7 @@ def load_catalog(path: Path) -> CatalogLoad:
         drafts.append(draft)
     if not drafts:
         first = (
-            f" The first of {len(rejects)} bad rows is line {rejects[0].line}: {rejects[0].reason}."
-            if rejects
-            else ""
+            f" The first of {len(rejects)} bad rows is line {rejects[0].line}: {rejects[0].reason}." if rejects else ""
         )
         raise CatalogError(
             f"{path} has no usable row.{first} Each row needs at least a name and a description.",
@@ -179,9 +177,7 @@ def _check_url(url: str) -> None:
         return
     try:
         parts = urlsplit(url)
-        good = (
-            parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)
-        )
+        good = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)
     except ValueError:
         good = False
     if not good:

@@ -39,9 +39,7 @@ def read_rows(path: Path) -> Rows:
     readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise CatalogError(
-            f"{path} is none of {', '.join(sorted(readers))}: convert the catalogue to one of them."
-        )
+        raise CatalogError(f"{path} is none of {', '.join(sorted(readers))}: convert the catalogue to one of them.")
     try:
         yield from reader(path)
     except OSError as error:

@@ -7,7 +7,6 @@ names what will be worse, and how to mend it; it never stops the work.
 from __future__ import annotations
 
 import argparse
-import glob
 import os
 import platform
 import shutil
@@ -42,9 +41,7 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
     if version < TESTED_PYTHON:
         return Check("python", "fail", found, "install Python 3.11, then: make PYTHON=python3.11 ...")
     if version > TESTED_PYTHON:
-        return Check(
-            "python", "warn", found, "only 3.11 is tested; if set-up fails: make PYTHON=python3.11 ..."
-        )
+        return Check("python", "warn", found, "only 3.11 is tested; if set-up fails: make PYTHON=python3.11 ...")
     return Check("python", "ok", found)
 
 
@@ -73,9 +70,7 @@ def check_memory(need_gb: float = NEED_MEMORY_GB) -> Check:
     """Memory that can be had without swapping."""
     if not hasattr(os, "sysconf") or not Path("/proc/meminfo").exists():
         return Check("memory", "warn", "unknown", f"the demo's peak is {need_gb:.0f} GB")
-    fields = dict(
-        line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
-    )
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
     free = int(fields["MemAvailable"].split()[0]) / 1e6
     found = f"{free:.0f} GB available, {need_gb:.0f} needed"
     if free < need_gb * 0.6:
@@ -113,9 +108,7 @@ def check_ports(ports: Sequence[int]) -> Check:
     """The ports asked for by name; the demo takes free ones by itself."""
     taken = [str(port) for port in ports if not port_is_free(port)]
     if taken:
-        return Check(
-            "ports", "fail", f"in use: {', '.join(taken)}", "stop what listens there, or choose others"
-        )
+        return Check("ports", "fail", f"in use: {', '.join(taken)}", "stop what listens there, or choose others")
     return Check("ports", "ok", "free" if ports else "free ones will be taken")
 
 
@@ -131,9 +124,7 @@ def check_compiler() -> Check:
         source.write_text("int main(void) { return 0; }\n")
         done = subprocess.run([compiler, str(source), "-o", str(Path(folder) / "probe")], capture_output=True)
     if done.returncode:
-        return Check(
-            "compiler", "fail", f"{compiler} can't compile", "Debian/Ubuntu: apt-get install gcc libc6-dev"
-        )
+        return Check("compiler", "fail", f"{compiler} can't compile", "Debian/Ubuntu: apt-get install gcc libc6-dev")
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         return Check(
             "compiler",
@@ -144,26 +135,20 @@ def check_compiler() -> Check:
     return Check("compiler", "ok", compiler)
 
 
-def check_fonts() -> Check:
+def check_fonts(folders: Sequence[Path] | None = None) -> Check:
     """Korean glyphs for charts: a system font, or the one that set-up brings in a Python package (no root)."""
-    patterns = (
-        "/usr/share/fonts/**/Nanum*.ttf",
-        "/usr/share/fonts/**/NotoSansCJK*",
-        "~/.fonts/**/Nanum*.ttf",
-    )
-    for pattern in patterns:
-        hit = next(iter(glob.glob(os.path.expanduser(pattern), recursive=True)), "")
-        if hit:
-            return Check("fonts", "ok", Path(hit).name)
+    usual = (Path("/usr/share/fonts"), Path.home() / ".fonts", Path.home() / ".local/share/fonts")
+    for folder in usual if folders is None else folders:
+        for pattern in ("Nanum*.ttf", "NotoSansCJK*"):
+            hit = next(folder.rglob(pattern), None) if folder.is_dir() else None
+            if hit is not None:
+                return Check("fonts", "ok", hit.name)
     return Check("fonts", "ok", "none on the system: charts use the packaged NanumGothic")
 
 
 def check_gpu() -> Check:
     """Which vLLM package fits: the official one beside a CUDA device, else the CPU build."""
-    if (
-        shutil.which("nvidia-smi")
-        and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
-    ):
+    if shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0:
         return Check("gpu", "ok", "CUDA device: the official vllm package")
     return Check("gpu", "ok", f"none: the CPU build of vLLM, {os.cpu_count()} cores, {platform.machine()}")
 
@@ -184,9 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ports = [int(port) for port in parser.parse_args(argv).ports.split(",") if port.strip()]
     checks = run_checks(Path.cwd(), ports)
     for check in checks:
-        print(
-            f"  {check.state:4}  {check.name:9} {check.found}" + (f"  ->  {check.todo}" if check.todo else "")
-        )
+        print(f"  {check.state:4}  {check.name:9} {check.found}" + (f"  ->  {check.todo}" if check.todo else ""))
     failed = [check.name for check in checks if check.state == "fail"]
     if failed:
         print(f"doctor: {len(failed)} to mend before work can start: {', '.join(failed)}", file=sys.stderr)

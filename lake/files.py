@@ -55,7 +55,7 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_dir(path.parent)
@@ -82,7 +82,7 @@ def swap_symlink(link: Path, target: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}.tmp")
     temporary.symlink_to(os.path.relpath(target, link.parent))
-    os.replace(temporary, link)
+    temporary.replace(link)
     fsync_dir(link.parent)
 
 

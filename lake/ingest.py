@@ -146,9 +146,7 @@ def _note_pending(index: WorkerIndex, now: datetime, report: IngestReport) -> No
     report.oldest_pending_s = max(age_s, report.oldest_pending_s or 0.0)
 
 
-def _ingest_table(
-    lake_dir: Path, quarantine_dir: Path, index: WorkerIndex, name: str, report: IngestReport
-) -> None:
+def _ingest_table(lake_dir: Path, quarantine_dir: Path, index: WorkerIndex, name: str, report: IngestReport) -> None:
     pending = index.pending() if name == "requests" else None
     ready = index.entries[TABLE_KINDS[name]]
     if pending is not None:
@@ -264,7 +262,5 @@ def _payload(entry: Entry) -> Mapping[str, Any]:
     frame = read_frame(entry.segment.path, entry.offset, entry.size)
     payload = None if isinstance(frame, Damage) else parse_payload(frame)
     if isinstance(frame, Damage) or payload is None or frame.kind != entry.kind:
-        raise IngestError(
-            f"{entry.segment.name} changed at byte {entry.offset} while it was read: run ingest again."
-        )
+        raise IngestError(f"{entry.segment.name} changed at byte {entry.offset} while it was read: run ingest again.")
     return payload

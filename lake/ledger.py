@@ -124,9 +124,7 @@ def _rows_by_segment(table: DeltaTable, name: str) -> dict[str, tuple[int, int, 
     )
     return {
         segment: (count, seconds, count - distinct)
-        for segment, count, seconds, distinct in counted.select(
-            "segment", "rows", "second", "distinct"
-        ).iter_rows()
+        for segment, count, seconds, distinct in counted.select("segment", "rows", "second", "distinct").iter_rows()
     }
 
 

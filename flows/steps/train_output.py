@@ -43,6 +43,7 @@ def save_weights(model: Any, adapter_dir: Path, base_name: str) -> None:
     for leftover in adapter_dir.iterdir():
         if leftover.name not in {"adapter_model.safetensors", "adapter_config.json"}:
             leftover.unlink()
+    (adapter_dir / "adapter_model.safetensors").chmod(0o644)  # peft writes 0600; the server may be another user
 
 
 def environment(threads: int) -> dict[str, Any]:

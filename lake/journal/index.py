@@ -84,9 +84,7 @@ def index_worker(directory: Path) -> WorkerIndex:
         in_flight = index.alive and position == len(index.segments) - 1
         try:
             data = segment.path.read_bytes()
-        except (
-            FileNotFoundError
-        ):  # a segment that could not be opened was taken away again; it held no record
+        except FileNotFoundError:  # a segment that could not be opened was taken away again; it held no record
             continue
         index.ends[segment.name] = len(data)
         for found in scan(data):

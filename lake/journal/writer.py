@@ -191,9 +191,7 @@ class JournalWriter:
         try:
             data = orjson.dumps(payload)
         except orjson.JSONEncodeError as error:
-            raise JournalError(
-                f"The record is not JSON ({error}): fix the field and send it again."
-            ) from error
+            raise JournalError(f"The record is not JSON ({error}): fix the field and send it again.") from error
         with self._wake:
             if self._closing:
                 raise JournalError("The journal is closed (log_unavailable): the gateway is shutting down.")

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,25 +19,10 @@ from flows.steps.stack import Ports, Stack
 from lake.settings import LakeSettings
 from serving.base_models import main as base_models
 from serving.settings import ServingSettings
+from tests.e2e.turned import Turned
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS = 24
-
-
-@dataclass(frozen=True)
-class Turned:
-    """A finished turn whose servers (Prefect, gateway, both llama.cpp) still run."""
-
-    stack: Stack
-    plan: Plan
-    traffic: dict[str, Any]
-    page: Path
-    table: str
-
-    def stage(self, name: str) -> dict[str, Any]:
-        from lake.files import read_json
-
-        return read_json(self.stack.run_folder(self.plan.run_id) / f"{name}.json")
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ import datasets
 import duckdb
 import httpx
 import pytest
-from conftest import Turned
 from deltalake import DeltaTable
 
 from flows.steps.parts import read_cases
 from lake.dataset import verify
+from lake.files import read_json
 from lake.registry import Registry
 from lake.tables import relation, scan
 from serving.backends import Backend
@@ -23,6 +23,7 @@ from serving.prompting import PromptSettings, make_prompt_builder
 from serving.rerank import load_reranker
 from serving.retrieval_settings import RetrievalSettings
 from serving.retriever import Retriever
+from tests.e2e.turned import Turned
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -83,8 +84,6 @@ def test_no_request_was_dropped_in_either_move(turned: Turned) -> None:
 
 
 def test_both_backends_were_judged_on_the_same_questions(turned: Turned) -> None:
-    from lake.files import read_json
-
     folder = turned.stack.run_folder(turned.plan.run_id)
     vllm, lmstudio = (read_json(folder / f"evaluation-{name}.json") for name in ("vllm", "lmstudio"))
     assert [item["id"] for item in vllm["items"]] == [item["id"] for item in lmstudio["items"]]

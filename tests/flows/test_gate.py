@@ -79,7 +79,7 @@ def _set(path: str, value: Any) -> Any:
         ("metrics.language_match.tuned.value", 0.94),
         ("metrics.named_only_retrieved.tuned.value", 0.5),
         ("metrics.chrf.diff.lo", -2.1),
-        ("n", 99),
+        ("n", CONFIG.min_items - 1),
         ("adapter_id", "b" * 16),
         ("errors.base", {"llm_timeout": 4}),  # a base that does not answer flatters the adapter
         ("errors.tuned", {"llm_timeout": 4}),
@@ -100,7 +100,7 @@ def test_limits_themselves_pass() -> None:
     evaluation = good()
     evaluation["metrics"]["house_format"]["tuned"]["value"] = 0.95
     evaluation["metrics"]["invented_url"]["tuned"]["value"] = 0.02
-    evaluation["n"] = 100
+    evaluation["n"] = CONFIG.min_items
     assert verdict(evaluation)["passed"]
 
 

@@ -111,9 +111,7 @@ def test_ids_follow_from_names_and_never_push_a_given_id_aside(tmp_path: Path) -
 
 def test_texts_are_nfc(tmp_path: Path) -> None:
     apart = unicodedata.normalize("NFD", "노션")
-    (tool,) = load_catalog(
-        jsonl(tmp_path / "c.jsonl", {"name": apart, "description": apart, "tags": [apart]})
-    ).tools
+    (tool,) = load_catalog(jsonl(tmp_path / "c.jsonl", {"name": apart, "description": apart, "tags": [apart]})).tools
     assert (tool.name, tool.description, tool.tags, tool.id) == ("노션", "노션", ("노션",), "노션")
 
 
@@ -218,9 +216,7 @@ def test_files_are_streamed(tmp_path: Path, suffix: str) -> None:
     with path.open("w") as handle:
         handle.write("name,description\n" if suffix == ".csv" else "")
         for _ in range(1000):
-            handle.write(
-                f"n,{filler}\n" if suffix == ".csv" else f'{{"name":"n","description":"{filler}"}}\n'
-            )
+            handle.write(f"n,{filler}\n" if suffix == ".csv" else f'{{"name":"n","description":"{filler}"}}\n')
         handle.write("Jira,d\n" if suffix == ".csv" else '{"name":"Jira","description":"d"}\n')
     tracemalloc.start()
     load = load_catalog(path)

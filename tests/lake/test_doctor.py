@@ -95,11 +95,12 @@ def test_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert (doctor.check_compiler().state, doctor.check_compiler().found) == ("fail", "none")
 
 
-def test_fonts_need_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.glob, "glob", lambda pattern, recursive: [])
-    assert doctor.check_fonts().state == "ok" and "packaged" in doctor.check_fonts().found
-    monkeypatch.setattr(doctor.glob, "glob", lambda pattern, recursive: ["/usr/share/fonts/NanumGothic.ttf"])
-    assert doctor.check_fonts().found == "NanumGothic.ttf"
+def test_fonts_need_no_root(tmp_path: Path) -> None:
+    found = doctor.check_fonts([tmp_path / "missing", tmp_path])
+    assert found.state == "ok" and "packaged" in found.found
+    (tmp_path / "truetype").mkdir()
+    (tmp_path / "truetype" / "NanumGothic.ttf").touch()
+    assert doctor.check_fonts([tmp_path]).found == "NanumGothic.ttf"
 
 
 def test_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,9 +44,7 @@ def paths(tmp_path: Path) -> LakeSettings:
 
 
 def request(rid: str, **changes: Any) -> dict[str, Any]:
-    item = RetrievedItem(
-        1, 0.9, "jira", "Jira", "https://jira", "이슈 관리", "이슈", ["pm"], "dev", {"dense": 0.9}
-    )
+    item = RetrievedItem(1, 0.9, "jira", "Jira", "https://jira", "이슈 관리", "이슈", ["pm"], "dev", {"dense": 0.9})
     half = RequestHalf(
         rid,
         NOW.isoformat(),
@@ -84,8 +82,7 @@ def serve(writer: JournalWriter, count: int = 1) -> list[str]:
 
 def review(n: int, **changes: Any) -> dict[str, Any]:
     return (
-        ReviewRecord(f"r-{n}", NOW.isoformat(), "질문", "추천: Jira", "kim", "ko", tools=["jira"]).payload()
-        | changes
+        ReviewRecord(f"r-{n}", NOW.isoformat(), "질문", "추천: Jira", "kim", "ko", tools=["jira"]).payload() | changes
     )
 
 
@@ -112,11 +109,7 @@ def test_rows_hold_what_was_journalled_and_a_second_run_adds_nothing(paths: Lake
     assert (report.total.journalled, report.total.ingested, report.alive) == (4, 4, 1)
     (row,) = rows(paths)
     assert row["request_id"] == rid and row["date"] == "2026-03-01" and row["timestamp"] == NOW
-    assert (
-        row["llm_response_content"] == "추천: Jira"
-        and row["outcome"] == "answered"
-        and row["adapter"] == "a1"
-    )
+    assert row["llm_response_content"] == "추천: Jira" and row["outcome"] == "answered" and row["adapter"] == "a1"
     assert row["retrieved_items"][0]["tags"] == ["pm"]
     assert row["retrieved_items"][0]["scores"] == {"dense": 0.9, "lexical": None, "rerank": None}
     assert row["latency_ms"]["llm"] == 900.0 and row["prompt_tokens"] == 120 and row["seq"] == 1
@@ -284,9 +277,7 @@ def test_fields_of_a_later_version_are_counted_and_a_later_version_stops_the_run
         with pytest.raises(IngestError, match="upgrade"):
             ingest(paths, NOW)
         path = writer.directory / "00000001.mjl"
-    path.write_bytes(
-        path.read_bytes() + encode(99, 50, b"{}") + encode(3, 51, b"{}", flags=1) + encode(3, 52, b"[]")
-    )
+    path.write_bytes(path.read_bytes() + encode(99, 50, b"{}") + encode(3, 51, b"{}", flags=1) + encode(3, 52, b"[]"))
     with pytest.raises(IngestError, match="upgrade"):
         ingest(paths, NOW)
     held = list((paths.data_dir / "quarantine").rglob("*.json"))

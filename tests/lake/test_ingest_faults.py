@@ -43,9 +43,7 @@ def paths(tmp_path: Path) -> LakeSettings:
 
 
 def request(rid: str, **changes: Any) -> dict[str, Any]:
-    item = RetrievedItem(
-        1, 0.9, "jira", "Jira", "https://jira", "이슈 관리", "이슈", ["pm"], "dev", {"dense": 0.9}
-    )
+    item = RetrievedItem(1, 0.9, "jira", "Jira", "https://jira", "이슈 관리", "이슈", ["pm"], "dev", {"dense": 0.9})
     half = RequestHalf(
         rid,
         NOW.isoformat(),
@@ -83,8 +81,7 @@ def serve(writer: JournalWriter, count: int = 1) -> list[str]:
 
 def review(n: int, **changes: Any) -> dict[str, Any]:
     return (
-        ReviewRecord(f"r-{n}", NOW.isoformat(), "질문", "추천: Jira", "kim", "ko", tools=["jira"]).payload()
-        | changes
+        ReviewRecord(f"r-{n}", NOW.isoformat(), "질문", "추천: Jira", "kim", "ko", tools=["jira"]).payload() | changes
     )
 
 
@@ -167,9 +164,7 @@ def test_a_lost_race_is_decided_again(paths: LakeSettings, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("landed", [True, False])
-def test_an_unknown_outcome_is_looked_up(
-    paths: LakeSettings, monkeypatch: pytest.MonkeyPatch, landed: bool
-) -> None:
+def test_an_unknown_outcome_is_looked_up(paths: LakeSettings, monkeypatch: pytest.MonkeyPatch, landed: bool) -> None:
     with JournalWriter(paths.journal_dir, role="gateway") as writer:
         served = serve(writer, 3)
     real, failed = append, []
@@ -325,9 +320,7 @@ STEPS = st.lists(st.sampled_from(["request", "answer", "review", "ingest", "rest
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
-def test_any_order_of_events_gives_each_id_once(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[str]
-) -> None:
+def test_any_order_of_events_gives_each_id_once(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
     paths = LakeSettings(data_dir=tmp_path_factory.mktemp("model"))
     writer = JournalWriter(paths.journal_dir, role="gateway", segment_max_bytes=5000)
     expected: dict[str, str] = {}

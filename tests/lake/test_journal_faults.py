@@ -264,9 +264,6 @@ def test_kill_9_under_load_loses_no_acknowledged_record(tmp_path: Path, mode: st
     assert len(acknowledged) >= 300 and acknowledged <= set(found)
     assert len(found) == len(set(found))
     damage = [
-        item
-        for segment in list_segments(worker)
-        for item in read_segment(segment.path)
-        if isinstance(item, Damage)
+        item for segment in list_segments(worker) for item in read_segment(segment.path) if isinstance(item, Damage)
     ]
     assert len(damage) <= 1

@@ -66,13 +66,9 @@ def test_every_single_bit_flip_costs_one_frame_and_is_reported() -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         hit = next(number for number, end in enumerate(offsets[1:]) if bit // 8 < end)
         found = list(scan(bytes(flipped)))
-        assert [item.seq for item in found if isinstance(item, Frame)] == [
-            n for n in range(1, 9) if n != hit + 1
-        ]
+        assert [item.seq for item in found if isinstance(item, Frame)] == [n for n in range(1, 9) if n != hit + 1]
         damage = [item for item in found if isinstance(item, Damage)]
-        assert [(item.offset, item.length) for item in damage] == [
-            (offsets[hit], offsets[hit + 1] - offsets[hit])
-        ]
+        assert [(item.offset, item.length) for item in damage] == [(offsets[hit], offsets[hit + 1] - offsets[hit])]
         if hit < 7:
             assert damage[0].reason != "torn_tail"
 
@@ -113,9 +109,7 @@ def test_no_text_can_imitate_a_frame() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=60), st.integers(0, 5)), max_size=12), st.integers(0, 40))
 def test_scan_accounts_for_every_byte_of_anything(parts: list[bytes | int], cut: int) -> None:
-    data = b"".join(
-        encode(1, n, b"x" * part) if isinstance(part, int) else part for n, part in enumerate(parts)
-    )
+    data = b"".join(encode(1, n, b"x" * part) if isinstance(part, int) else part for n, part in enumerate(parts))
     data = data[: max(0, len(data) - cut)]
     position = 0
     for item in scan(data):

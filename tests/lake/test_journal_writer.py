@@ -140,9 +140,7 @@ def test_segments_rotate_and_stay_within_their_size(tmp_path: Path) -> None:
     assert [segment.number for segment in segments] == list(range(1, len(segments) + 1))
     assert len(segments) > 5
     sizes = {segment.path.name: segment.path.stat().st_size for segment in segments}
-    assert (
-        max(size for name, size in sizes.items() if name not in (big.segment, segments[-1].path.name)) <= 600
-    )
+    assert max(size for name, size in sizes.items() if name not in (big.segment, segments[-1].path.name)) <= 600
     assert after.segment > big.segment
     assert sorted(records(writer.directory)) == list(range(63))
 
