@@ -139,3 +139,13 @@ def test_gguf_of_the_adapter_answers(turned: Turned) -> None:
             json={"model": backend.model, "messages": [{"role": "user", "content": "질문: 안녕"}], "max_tokens": 8},
         )
     assert reply.status_code == 200 and reply.json()["usage"]["completion_tokens"] >= 1
+
+
+@pytest.mark.parametrize("deployment", ["ingest/local", "build/local", "export/local"])
+def test_a_stage_runs_as_a_deployment_of_its_own(turned: Turned, deployment: str) -> None:
+    """`prefect deployment run NAME --watch` on the same server and worker as the whole cycle."""
+    run_id = f"alone-{deployment.split('/', maxsplit=1)[0]}"
+    turned.stack.run_deployment(deployment, {"run_id": run_id})
+    stage = deployment.split("/", maxsplit=1)[0]
+    record = read_json(turned.stack.run_folder(run_id) / f"{stage}.json")
+    assert record["status"] == "ok" and record["report"]

@@ -1,0 +1,59 @@
+"""Every flow is a command: `python -m flows.NAME` shows its parameters, runs, and says known errors in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lake.tables import scan
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+
+
+def run(name: str, *words: str, data: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """One flow as a user would call it, on a data folder of its own and Prefect's own temporary server."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MULLE_", "LLM_"))}
+    env |= {"MULLE_DATA_DIR": str(data), "PREFECT_HOME": str(data / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "0"}
+    argv = [sys.executable, "-m", f"flows.{name}", *words]
+    return subprocess.run(argv, env=env | extra, cwd=ROOT, capture_output=True, text=True, timeout=180)
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one["entrypoint"].split(".")[1])
+def test_help_names_the_parameters_of_the_deployment(deployment: dict[str, object], tmp_path: Path) -> None:
+    name = str(deployment["entrypoint"]).split(".")[1]
+    done = run(name, "--help", data=tmp_path, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    parameters = deployment["parameters"]
+    assert isinstance(parameters, dict)
+    for parameter in (*parameters, "run_id"):
+        assert f"--{parameter.replace('_', '-')}" in done.stdout
+
+
+@pytest.mark.slow
+def test_reviews_then_ingest_then_nothing_left_to_do(tmp_path: Path) -> None:
+    (tmp_path / "reviews.jsonl").write_text(
+        '{"question": "화면 시안을 같이 고칠 툴?", "answer": "추천: Figma", "tools": ["figma"]}\n'
+        "broken\n"
+        '{"question": "회의 녹음을 글로?", "answer": ""}\n'
+    )
+    done = run("reviews", "--file", str(tmp_path / "reviews.jsonl"), data=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "reviews.jsonl:2: not JSON" in done.stderr and "reviews.jsonl:3: `answer` is missing" in done.stderr
+    for _ in range(2):
+        done = run("ingest", data=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert scan(tmp_path / "lake", "reviews").collect()["question"].to_list() == ["화면 시안을 같이 고칠 툴?"]
+
+
+@pytest.mark.slow
+def test_known_errors_are_one_line_and_an_exit_code(tmp_path: Path) -> None:
+    done = run("index", "--catalog", str(tmp_path / "missing.jsonl"), data=tmp_path)
+    assert done.returncode == 65
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("invalid_catalog: ") and "missing.jsonl" in last
