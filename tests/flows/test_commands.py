@@ -55,5 +55,5 @@ def test_reviews_then_ingest_then_nothing_left_to_do(tmp_path: Path) -> None:
 def test_known_errors_are_one_line_and_an_exit_code(tmp_path: Path) -> None:
     done = run("index", "--catalog", str(tmp_path / "missing.jsonl"), data=tmp_path)
     assert done.returncode == 65
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("invalid_catalog: ") and "missing.jsonl" in last
+    said = [line for line in done.stderr.splitlines() if line.startswith("invalid_catalog: ")]
+    assert len(said) == 1 and "missing.jsonl" in said[0]
