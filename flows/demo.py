@@ -38,7 +38,7 @@ from serving.backends import Backend
 from serving.settings import ServingSettings
 
 # Seconds a stage took on 2 cores when this was written; StageClock remembers this machine's own.
-ESTIMATES = {"start": 45, "ask": 200, "reviews": 15, "cycle": 800, "vllm": 30, "lmstudio": 150}
+ESTIMATES = {"start": 40, "ask": 210, "reviews": 10, "cycle": 500, "vllm": 15, "lmstudio": 140}
 
 
 @dataclass(frozen=True)
