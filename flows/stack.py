@@ -45,7 +45,15 @@ def _start(stack: Stack) -> None:
     base = stack.start_llamacpp_base()
     backend = Backend("lmstudio", stack.llamacpp_url, base)
     save_target(stack.lake.run_dir, "lmstudio", backend)
-    if Registry(stack.lake.models_dir).champion() is not None:
+    champion = Registry(stack.lake.models_dir).champion()
+    if champion is not None:
+        merged = sorted((stack.lake.gguf_dir / champion.adapter_id).glob("*.gguf"))
+        if merged:  # LM Studio's side serves the adapter too, once it was exported
+            name = champion.adapter_id
+            stack.start_llamacpp("llamacpp-tuned", merged[-1], name, stack.ports.llamacpp_tuned)
+            save_target(
+                stack.lake.run_dir, "lmstudio", Backend("lmstudio", stack.llamacpp_tuned_url, name, adapter=name)
+            )
         backend = stack.serve_champion()
         save_target(stack.lake.run_dir, "vllm", backend)
     switch(GatewayAt(stack.gateway_url, stack.env_file, stack.lake.run_dir), backend)
