@@ -25,7 +25,7 @@ import typer
 
 from flows.steps.ask import ask
 from flows.steps.clock import StageClock, clock_text
-from flows.steps.moves import GatewayAt, move_under_load, switch
+from flows.steps.moves import move_under_load, switch
 from flows.steps.report import build_report, run_environment, summary_table
 from flows.steps.stack import Ports, Stack
 from flows.steps.stage import new_run_id
@@ -69,8 +69,7 @@ def start_system(stack: Stack, plan: Plan) -> None:
     stack.start_prefect()
     stack.run_deployment("index/local", {"run_id": plan.run_id})
     model = stack.start_llamacpp_base()
-    gateway = GatewayAt(stack.gateway_url, stack.env_file, stack.lake.run_dir)
-    switch(gateway, Backend("lmstudio", stack.llamacpp_url, model))
+    switch(stack.gateway, Backend("lmstudio", stack.llamacpp_url, model))
     stack.start_gateway()
 
 
@@ -89,9 +88,8 @@ def ask_questions(stack: Stack, plan: Plan, clock: StageClock) -> dict[str, Any]
 def to_vllm(stack: Stack, plan: Plan, clock: StageClock) -> dict[str, Any]:
     """The promoted adapter, already loaded and probed by the promote flow, gets the traffic."""
     promoted = read_json(stack.run_folder(plan.run_id) / "promote.json")["report"]
-    gateway = GatewayAt(stack.gateway_url, stack.env_file, stack.lake.run_dir)
     backend = Backend("vllm", stack.vllm_url, promoted["served_name"], adapter=promoted["adapter"])
-    counts = move_under_load(gateway, "vllm", backend, plan.questions, plan.users, plan.load_seconds)
+    counts = move_under_load(stack.gateway, "vllm", backend, plan.questions, plan.users, plan.load_seconds)
     clock.say(f"  {counts}")
     return counts
 
@@ -101,9 +99,8 @@ def to_lmstudio(stack: Stack, plan: Plan, clock: StageClock) -> dict[str, Any]:
     exported = read_json(stack.run_folder(plan.run_id) / "export.json")["report"]
     adapter = exported["adapter"]
     stack.start_llamacpp("llamacpp-tuned", Path(exported["path"]), adapter, stack.ports.llamacpp_tuned)
-    gateway = GatewayAt(stack.gateway_url, stack.env_file, stack.lake.run_dir)
     backend = Backend("lmstudio", stack.llamacpp_tuned_url, adapter, adapter=adapter)
-    counts = move_under_load(gateway, "lmstudio", backend, plan.questions, plan.users, plan.load_seconds)
+    counts = move_under_load(stack.gateway, "lmstudio", backend, plan.questions, plan.users, plan.load_seconds)
     clock.say(f"  {counts}")
     if not plan.keep_vllm:
         stack.stop("vllm")  # nothing else may run beside an evaluation

@@ -13,7 +13,7 @@ import sys
 import typer
 
 from flows.settings import FlowSettings
-from flows.steps.moves import GatewayAt, switch
+from flows.steps.moves import switch
 from flows.steps.stack import Ports, Stack
 from lake.errors import MulleError
 from lake.registry import Registry
@@ -47,16 +47,16 @@ def _start(stack: Stack) -> None:
     save_target(stack.lake.run_dir, "lmstudio", backend)
     champion = Registry(stack.lake.models_dir).champion()
     if champion is not None:
-        merged = sorted((stack.lake.gguf_dir / champion.adapter_id).glob("*.gguf"))
-        if merged:  # LM Studio's side serves the adapter too, once it was exported
+        merged = stack.newest_gguf(champion.adapter_id)
+        if merged is not None:  # LM Studio's side serves the adapter too, once it was exported
             name = champion.adapter_id
-            stack.start_llamacpp("llamacpp-tuned", merged[-1], name, stack.ports.llamacpp_tuned)
+            stack.start_llamacpp("llamacpp-tuned", merged, name, stack.ports.llamacpp_tuned)
             save_target(
                 stack.lake.run_dir, "lmstudio", Backend("lmstudio", stack.llamacpp_tuned_url, name, adapter=name)
             )
         backend = stack.serve_champion()
         save_target(stack.lake.run_dir, "vllm", backend)
-    switch(GatewayAt(stack.gateway_url, stack.env_file, stack.lake.run_dir), backend)
+    switch(stack.gateway, backend)
     stack.start_gateway()
 
 

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
+from lake.doctor import port_is_free
 from lake.errors import PortInUseError, SetupError
 from lake.files import read_json, write_json_atomic
 
@@ -53,17 +54,6 @@ class ProcessStatus:
 
     record: ProcessRecord
     alive: bool
-
-
-def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen there now (a port in TIME_WAIT counts as free)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def require_free_port(port: int, what: str) -> None:

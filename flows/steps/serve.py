@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from flows.steps.parts import open_base
 from flows.steps.stack import Ports, Stack
@@ -67,16 +66,6 @@ def _vllm(stage: StageContext, entry: AdapterEntry) -> Iterator[Arms]:
         asyncio.run(unload_adapter(url, key, name))
 
 
-def exported_gguf(stage: StageContext, adapter_id: str) -> Path:
-    """The newest GGUF of an adapter. Raises `ModelMissingError` where it was not exported."""
-    files = sorted((stage.lake.gguf_dir / adapter_id).glob("*.gguf"), key=lambda path: path.stat().st_mtime_ns)
-    if not files:
-        raise ModelMissingError(
-            f"Adapter {adapter_id} has no GGUF yet: run `python -m flows.export --adapter {adapter_id}`."
-        )
-    return files[-1]
-
-
 @contextmanager
 def _lmstudio(stage: StageContext, entry: AdapterEntry) -> Iterator[Arms]:
     base = open_base(stage)
@@ -87,7 +76,12 @@ def _lmstudio(stage: StageContext, entry: AdapterEntry) -> Iterator[Arms]:
             stack.start_llamacpp("llamacpp-base", base.gguf_path, base.name, stack.ports.llamacpp)
             started.append("llamacpp-base")
         if port_is_free(stack.ports.llamacpp_tuned):
-            gguf = exported_gguf(stage, entry.adapter_id)
+            gguf = stack.newest_gguf(entry.adapter_id)
+            if gguf is None:
+                raise ModelMissingError(
+                    f"Adapter {entry.adapter_id} has no GGUF yet: "
+                    f"run `python -m flows.export --adapter {entry.adapter_id}`."
+                )
             stack.start_llamacpp("llamacpp-tuned", gguf, entry.adapter_id, stack.ports.llamacpp_tuned)
             started.append("llamacpp-tuned")
         arms = {

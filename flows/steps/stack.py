@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from flows.steps.moves import GatewayAt
 from lake.errors import SetupError
 from lake.registry import Registry
 from lake.settings import LakeSettings
@@ -87,6 +88,11 @@ class Stack:
     def env_file(self) -> Path:
         """The file that alone supplies LLM_* to the gateway; rewriting it is the switch."""
         return self.lake.run_dir / "gateway.env"
+
+    @property
+    def gateway(self) -> GatewayAt:
+        """Where the gateway answers, for whoever moves it to another backend."""
+        return GatewayAt(self.gateway_url, self.env_file, self.lake.run_dir)
 
     @property
     def child_env(self) -> dict[str, str]:
@@ -189,6 +195,11 @@ class Stack:
         base = load_base(self.lake.models_dir, self.serving.base_name)
         self.start_llamacpp("llamacpp-base", base.gguf_path, base.name, self.ports.llamacpp)
         return base.name
+
+    def newest_gguf(self, adapter_id: str) -> Path | None:
+        """The GGUF of an adapter that was exported last, or None where there is none."""
+        files = (self.lake.gguf_dir / adapter_id).glob("*.gguf")
+        return max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def start_gateway(self) -> None:
         """The gateway on its port; it reads `LLM_*` from `env_file`."""
