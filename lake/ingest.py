@@ -250,6 +250,8 @@ def _row(name: str, entry: Entry, decision: _Decision) -> Row:
     if entry.response is not None:
         try:
             row |= response_fields(_payload(entry.response), ignored)
+            if row.get("stored") is False:
+                row |= {"llm_response_content": None, "error": (row["error"] or "").split(":", 1)[0] or None}
             decision.row_frames += 1
         except PayloadError as error:
             decision.bad.append((entry.response, f"invalid response: {error}"))

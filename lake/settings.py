@@ -25,6 +25,11 @@ class LakeSettings(BaseSettings):
         return self.data_dir / "journal"
 
     @property
+    def private_journal_dir(self) -> Path:
+        """Records of requests with `store: false`: kept for operations for a few days, never ingested."""
+        return self.data_dir / "private-journal"
+
+    @property
     def lake_dir(self) -> Path:
         return self.data_dir / "lake"
 

@@ -63,11 +63,21 @@ class _Fields:
         value = self._get(name, (int, float), optional)
         return None if value is None else float(value)
 
+    def flag(self, name: str) -> bool | None:
+        """True, False, or None where it is not given."""
+        self._asked.add(name)
+        value = self._value.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise PayloadError(f"{self._where}{name}: {type(value).__name__} is the wrong type")
+        return value
+
     def items(self, name: str) -> list[Any]:
         return self._get(name, (list,), optional=False)
 
-    def texts(self, name: str) -> list[str]:
-        values = self.items(name)
+    def texts(self, name: str, *, optional: bool = False) -> list[str] | None:
+        values = self._get(name, (list,), optional)
+        if values is None:
+            return None
         if not all(isinstance(value, str) for value in values):
             raise PayloadError(f"{self._where}{name}: holds something that is not text")
         return cast("list[str]", values)
@@ -126,10 +136,19 @@ def request_row(half: Mapping[str, Any], segment: str, seq: int, ignored: Counte
         "segment": segment,
         "seq": seq,
         "record_version": version,
+        "stored": fields.flag("store"),
+        "operation": fields.text_or_none("operation"),
+        "streamed": fields.flag("streamed"),
+        "trace_id": fields.text_or_none("trace_id"),
+        "client_request_id": fields.text_or_none("client_request_id"),
+        "categories": fields.texts("categories", optional=True),
+        "filter_tags": fields.texts("filter_tags", optional=True),
     }
     for name in ("prompt_version", "prompt_sha256", "template_sha256", "index_version", "embedder"):
         row[name] = fields.text(name)
     fields.count_unknown(ignored)
+    if row["stored"] is False:  # such a record holds no text; whatever wrote it otherwise must not bring it in
+        row |= {"user_query": "", "retrieved_items": [], "prompt_sha256": ""}
     return row
 
 
@@ -153,6 +172,9 @@ def response_fields(half: Mapping[str, Any], ignored: Counter[str]) -> Row:
         "prompt_tokens": fields.integer("prompt_tokens", _INT64, optional=True),
         "completion_tokens": fields.integer("completion_tokens", _INT64, optional=True),
         "latency_ms": fields.numbers("latency_ms", LATENCY_STAGES, ignored),
+        "fallback": fields.flag("fallback"),
+        "degraded": fields.flag("degraded"),
+        "first_token_ms": fields.number("first_token_ms", optional=True),
     }
     fields.count_unknown(ignored)
     return row
@@ -200,6 +222,7 @@ def feedback_row(payload: Mapping[str, Any], segment: str, seq: int, ignored: Co
         "score": score,
         "comment": fields.text_or_none("comment"),
         "corrected_answer": fields.text_or_none("corrected_answer"),
+        "key_id": fields.text_or_none("key_id"),
         "segment": segment,
         "seq": seq,
         "record_version": version,

@@ -143,11 +143,17 @@ def _choose(request: Row, key: str, labels: Labels, policy: Policy) -> dict[str,
 def request_candidates(
     requests: Iterable[Row], reviews: Sequence[Row], feedback: Iterable[Row], policy: Policy
 ) -> tuple[list[Candidate], list[Reject]]:
-    """A candidate for each logged request; reviews that no request matches come back as `no_request`."""
+    """A candidate for each logged request. Rejects: `opted_out` requests (`store: false`, they have no text), and
+    reviews that no request matches (`no_request`).
+    """
     labels = Labels.of(reviews, feedback)
     candidates: list[Candidate] = []
+    opted_out: list[Reject] = []
     requested: set[str] = set()
     for request in requests:
+        if request.get("stored") is False:
+            opted_out.append(Reject(request["request_id"], "opted_out", ""))
+            continue
         question = nfc(request["user_query"])
         key = question_key(question)
         requested |= {request["request_id"], key}
@@ -171,7 +177,7 @@ def request_candidates(
         for review in reviews
         if review["request_id"] not in requested and question_key(review["question"]) not in requested
     ]
-    return candidates, unused
+    return candidates, [*opted_out, *unused]
 
 
 def synthetic_candidates(rows: Iterable[Row]) -> list[Candidate]:

@@ -1,13 +1,18 @@
-"""Journal payloads. Version 1; later versions only add fields with defaults (readers accept the last one)."""
+"""Journal payloads. Version 2; later versions only add fields with defaults (readers accept the earlier ones).
+
+Version 2 added, to requests: store, operation, streamed, trace_id, client_request_id, categories, filter_tags; to
+responses: fallback, degraded, first_token_ms; to feedback: key_id.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
+Operation = Literal["search", "chat"]
 Outcome = Literal["answered", "llm_error", "llm_timeout", "no_llm", "client_gone", "aborted"]
 
 
@@ -55,10 +60,27 @@ class RequestHalf:
     embedder: str
     session_id: str | None = None
     key_id: str | None = None
+    store: bool = True  # False: the caller opted out, texts are empty here and never reach the lake
+    operation: Operation = "search"
+    streamed: bool = False
+    trace_id: str | None = None  # W3C trace context, 32 hex digits
+    client_request_id: str | None = None  # the caller's own id; it names nothing
+    categories: list[str] = field(default_factory=list[str])  # filters that were asked for
+    filter_tags: list[str] = field(default_factory=list[str])
     version: int = RECORD_VERSION
 
     def payload(self) -> dict[str, Any]:
         return asdict(self)
+
+    def without_text(self) -> RequestHalf:
+        """What the main journal holds of a request whose caller opted out: that it was, and nothing of what it said.
+
+        The prompt's hash goes too: short questions can be guessed from it.
+        """
+        return replace(
+            self, user_query="", retrieved_items=[], prompt_sha256="", session_id=None, client_request_id=None,
+            categories=[], filter_tags=[], store=False,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +99,18 @@ class ResponseHalf:
     completion_tokens: int | None
     latency_ms: dict[str, float]  # embed, retrieve, rerank, prompt, llm, total
     error: str | None = None
+    fallback: bool = False  # the fallback backend answered
+    degraded: bool = False  # the answer said so: fallback, or search results without an LLM
+    first_token_ms: float | None = None  # from the call of the LLM to its first piece, where it was streamed
     version: int = RECORD_VERSION
 
     def payload(self) -> dict[str, Any]:
         return asdict(self)
+
+    def without_text(self) -> ResponseHalf:
+        """The half that the main journal holds where the caller opted out; an error text may quote the question."""
+        code = self.error.split(":", 1)[0] if self.error else None
+        return replace(self, llm_response_content=None, error=code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +143,12 @@ class FeedbackRecord:
     score: int | None = None  # 1..5
     comment: str | None = None
     corrected_answer: str | None = None
+    key_id: str | None = None  # of the API key that sent it
     version: int = RECORD_VERSION
 
     def payload(self) -> dict[str, Any]:
         return asdict(self)
+
+    def without_text(self) -> FeedbackRecord:
+        """What the main journal holds where the request's caller opted out: the verdict alone."""
+        return replace(self, comment=None, corrected_answer=None)

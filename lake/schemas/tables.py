@@ -66,6 +66,17 @@ REQUESTS = pa.schema(
         pa.field("segment", pa.string(), nullable=False),  # where the journal holds it
         pa.field("seq", pa.int64(), nullable=False),
         pa.field("record_version", pa.int32(), nullable=False),
+        # record version 2; null in rows of version 1
+        pa.field("stored", pa.bool_()),  # false: the caller opted out, the row has no text
+        pa.field("operation", pa.string()),  # search | chat
+        pa.field("streamed", pa.bool_()),
+        pa.field("trace_id", pa.string()),
+        pa.field("client_request_id", pa.string()),
+        pa.field("categories", pa.list_(pa.string())),
+        pa.field("filter_tags", pa.list_(pa.string())),
+        pa.field("fallback", pa.bool_()),
+        pa.field("degraded", pa.bool_()),
+        pa.field("first_token_ms", pa.float64()),
     ]
 )
 
@@ -100,6 +111,7 @@ FEEDBACK = pa.schema(
         pa.field("segment", pa.string(), nullable=False),
         pa.field("seq", pa.int64(), nullable=False),
         pa.field("record_version", pa.int32(), nullable=False),
+        pa.field("key_id", pa.string()),  # record version 2
     ]
 )
 

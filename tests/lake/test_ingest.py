@@ -22,6 +22,7 @@ from lake.journal.reader import find, list_segments
 from lake.journal.writer import JournalWriter
 from lake.ledger import marker_id
 from lake.schemas.records import (
+    RECORD_VERSION,
     FrameKind,
 )
 from lake.settings import LakeSettings
@@ -101,7 +102,7 @@ def test_a_pending_half_of_a_dead_worker_is_aborted(paths: LakeSettings) -> None
 import os, sys
 from pathlib import Path
 from lake.journal.writer import JournalWriter
-from lake.schemas.records import FrameKind
+from lake.schemas.records import RECORD_VERSION, FrameKind
 import orjson
 writer = JournalWriter(Path(sys.argv[1]), role="gateway")
 writer.append_blocking(FrameKind.REQUEST, orjson.loads(sys.argv[2]))
@@ -209,7 +210,7 @@ def test_fields_of_a_later_version_are_counted_and_a_later_version_stops_the_run
         at = put(writer, FrameKind.REQUEST, request("a", mood="good"))
         put(writer, FrameKind.RESPONSE, response("a", at.seq, latency_ms={"llm": 1, "plan": 2}))
         assert ingest(paths, NOW).ignored_fields == {"mood": 1, "latency_ms.plan": 1}
-        put(writer, FrameKind.REVIEW, review(1, version=2))
+        put(writer, FrameKind.REVIEW, review(1, version=RECORD_VERSION + 1))
         with pytest.raises(IngestError, match="upgrade"):
             ingest(paths, NOW)
         path = writer.directory / "00000001.mjl"

@@ -1,0 +1,195 @@
+"""One request by its id, wherever it is: journal, private journal, or the lake.
+
+Reads `data/journal/`, `data/private-journal/` and the tables requests and feedback; writes nothing. The id is a
+ULID, so it tells when the request was made: segments that were written last before that, and other days' partitions,
+are not read. Invariant: a request that was answered is found, ingested or not, until it is erased.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from ulid import ULID
+
+from lake.errors import InputError
+from lake.journal.frames import MAGIC, Frame, decode_at
+from lake.journal.reader import list_segments, list_workers, parse_payload
+from lake.schemas.records import FrameKind
+
+_CLOCK_SLACK = timedelta(seconds=60)  # between the clock that made the id and the one that stamped files
+_LONGEST_REQUEST = timedelta(hours=2)  # the deadline's own limit is one hour
+_RECENT = timedelta(minutes=10)  # younger ones are looked for in the journal first
+
+
+class LookupPaths(Protocol):
+    """What a look-up needs of `LakeSettings`."""
+
+    @property
+    def journal_dir(self) -> Path: ...
+
+    @property
+    def private_journal_dir(self) -> Path: ...
+
+    @property
+    def lake_dir(self) -> Path: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRequest:
+    """What is known of one request. `where`: journal, lake, or both. Halves and row are as they are stored."""
+
+    request_id: str
+    where: list[str]
+    stored: bool  # False: the caller opted out; `request` and `response` then come from the private journal, if kept
+    key_id: str | None
+    request: dict[str, Any] | None = None
+    response: dict[str, Any] | None = None
+    row: dict[str, Any] | None = None
+    feedback: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+def id_time(request_id: str) -> datetime:
+    """When the id was made, UTC. Raises `InputError` where it is no ULID."""
+    try:
+        return ULID.from_str(request_id).datetime.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InputError("This is no request id: send the `request_id` of an answer (26 characters).") from error
+
+
+def find_request(paths: LookupPaths, request_id: str, *, with_feedback: bool = False) -> FoundRequest | None:
+    """The request, or None where nobody has answered it here. Blocks: reads files. Safe to retry.
+
+    Raises `InputError` where the id is no ULID.
+    """
+    made = id_time(request_id)
+    halves = _in_journal(paths.journal_dir, request_id, made)
+    row = _in_table(paths.lake_dir, "requests", request_id, made)
+    known = halves.get(FrameKind.REQUEST) or row
+    if known is None:
+        return None
+    stored = known.get("store", known.get("stored")) is not False
+    where = [*(["journal"] if halves else []), *(["lake"] if row else [])]
+    if not stored:
+        halves |= _in_journal(paths.private_journal_dir, request_id, made)
+    # The private journal first: where the caller opted out, it alone has the words.
+    journals = (paths.journal_dir,) if stored else (paths.private_journal_dir, paths.journal_dir)
+    said = _feedback(paths.lake_dir, journals, request_id, made) if with_feedback else []
+    return FoundRequest(
+        request_id=request_id,
+        where=where,
+        stored=stored,
+        key_id=known.get("key_id"),
+        request=halves.get(FrameKind.REQUEST),
+        response=halves.get(FrameKind.RESPONSE),
+        row=row,
+        feedback=said,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What feedback on a request needs to know of it."""
+
+    stored: bool
+    key_id: str | None
+
+
+def request_facts(paths: LookupPaths, request_id: str, now: datetime) -> RequestFacts | None:
+    """Whether the request exists, and two facts of it; looks where it most likely is first. `now` is UTC. Blocks.
+
+    Raises `InputError` where the id is no ULID.
+    """
+    made = id_time(request_id)
+
+    def journal() -> dict[str, Any] | None:
+        for kind, payload in _frames_with(paths.journal_dir, request_id, made):
+            if kind == FrameKind.REQUEST and payload.get("request_id") == request_id:
+                return payload
+        return None
+
+    def table() -> dict[str, Any] | None:
+        return _in_table(paths.lake_dir, "requests", request_id, made)
+
+    recent = now - made < _RECENT
+    known = (journal() or table()) if recent else (table() or journal())
+    if known is None:
+        return None
+    return RequestFacts(known.get("store", known.get("stored")) is not False, known.get("key_id"))
+
+
+def _frames_with(root: Path, text: str, since: datetime) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(kind, payload) of the whole frames that hold `text`, in segments written to at or after `since`."""
+    needle = text.encode()
+    oldest = (since - _CLOCK_SLACK).timestamp()
+    for worker in list_workers(root):
+        for segment in list_segments(worker):
+            try:
+                if segment.path.stat().st_mtime < oldest or segment.path.stat().st_size == 0:
+                    continue
+                with segment.path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    yield from _scan(data, needle)
+            except FileNotFoundError:  # retention took it away
+                continue
+
+
+def _scan(data: mmap.mmap, needle: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    at = data.find(needle)
+    while at >= 0:
+        # The magic's bytes never occur in a payload (frames.py), so the last one before the text begins its frame.
+        start = data.rfind(MAGIC, 0, at)
+        frame = decode_at(data, start) if start >= 0 else None
+        if isinstance(frame, Frame):
+            payload = parse_payload(frame)
+            if payload is not None:
+                yield frame.kind, payload
+        at = data.find(needle, frame.end if isinstance(frame, Frame) else at + 1)
+
+
+def _in_journal(root: Path, request_id: str, made: datetime) -> dict[int, dict[str, Any]]:
+    halves: dict[int, dict[str, Any]] = {}
+    for kind, payload in _frames_with(root, request_id, made):
+        if kind in (FrameKind.REQUEST, FrameKind.RESPONSE) and payload.get("request_id") == request_id:
+            halves.setdefault(kind, payload)
+    return halves
+
+
+def _in_table(lake_dir: Path, name: str, request_id: str, made: datetime) -> dict[str, Any] | None:
+    days = {(made + step).date().isoformat() for step in (-_CLOCK_SLACK, timedelta(), _LONGEST_REQUEST)}
+    rows = _rows(lake_dir, name, pc.field("date").isin(pa.array(sorted(days))) & (pc.field("request_id") == request_id))
+    return rows[0] if rows else None
+
+
+def _rows(lake_dir: Path, name: str, wanted: Any) -> list[dict[str, Any]]:
+    path = lake_dir / name
+    if not DeltaTable.is_deltatable(str(path)):
+        return []
+    table: Any = DeltaTable(path).to_pyarrow_dataset().to_table(filter=wanted)
+    return table.to_pylist()
+
+
+def _feedback(lake_dir: Path, journals: tuple[Path, ...], request_id: str, made: datetime) -> list[dict[str, Any]]:
+    """Feedback on a request, oldest first; what is in the journal and in the lake is shown once."""
+    since = (made - _CLOCK_SLACK).date().isoformat()
+    found: dict[str, dict[str, Any]] = {}
+    for root in journals:
+        for kind, payload in _frames_with(root, request_id, made):
+            if kind == FrameKind.FEEDBACK and payload.get("request_id") == request_id:
+                found.setdefault(str(payload.get("feedback_id")), payload)
+    for row in _rows(lake_dir, "feedback", (pc.field("date") >= since) & (pc.field("request_id") == request_id)):
+        found.setdefault(row["feedback_id"], row)
+    return [found[one] for one in sorted(found)]
+
+
+def to_json(found: FoundRequest) -> bytes:
+    """The request as JSON; times of the lake's rows become ISO 8601 text."""
+    fields = {name: getattr(found, name) for name in FoundRequest.__dataclass_fields__}
+    return orjson.dumps(fields, option=orjson.OPT_UTC_Z)
