@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lake.errors import SetupError
 
 
 class LakeSettings(BaseSettings):
@@ -69,3 +71,11 @@ class LakeSettings(BaseSettings):
     @property
     def gguf_dir(self) -> Path:
         return self.models_dir / "gguf"
+
+
+def settings_error(error: ValidationError) -> SetupError:
+    """One line that names each variable that is wrong, without its value (it may be a key)."""
+    wrong = "; ".join(
+        f"MULLE_{'.'.join(str(part) for part in entry['loc']).upper()}: {entry['msg']}" for entry in error.errors()
+    )
+    return SetupError(f"A setting is wrong: {wrong}.")

@@ -2,7 +2,7 @@
 
 Each worker holds an flock on `<worker>.lock` for its life and replaces `<worker>.json` after every change.
 Invariant: an acknowledgement counts only while its worker lives; what dead workers left is removed by the
-reader.
+reader. The lock is held before its file has its name, so no reader can take a worker that starts for a dead one.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ class AckWriter:
         self._worker = worker
         self._path = folder / f"{worker}.json"
         self._lock_path = folder / f"{worker}.lock"
-        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        hidden = folder / f".{worker}.tmp"
+        self._lock = os.open(hidden, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        hidden.rename(self._lock_path)
 
     def write(self, generation: int, *, ok: bool, reason: str = "", model: str = "") -> None:
         """Replace this worker's acknowledgement."""

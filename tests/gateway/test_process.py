@@ -228,7 +228,7 @@ def test_gateway_needs_no_torch(index_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "index").symlink_to(index_dir)
     code = """
 import sys
-from gateway.__main__ import read_config
+from gateway.worker import read_config
 from gateway.app import create_app
 from gateway.parts import Parts
 parts = Parts(read_config())
