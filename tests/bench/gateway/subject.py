@@ -1,0 +1,81 @@
+"""The gateway as it is, but for retrieval and, where asked, for the journal.
+
+Run by the bench: `python -m tests.bench.gateway.subject PORT JOURNAL` with MULLE_* and LLM_* in the environment.
+App, middleware, authentication, limits, prompt, LLM client and logs are the real ones, and with JOURNAL `sync` or
+`group` the journal too, on the disk of MULLE_DATA_DIR. The retriever returns tools of the sample catalogue without
+embedding or searching. `off` puts a journal in its place that forgets: it exists here only, no setting can choose it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from gateway import __main__ as command
+from gateway import parts as gateway_parts
+from lake.journal.writer import FramePosition, JournalCounters
+from lake.schemas.records import RetrievedItem
+from lake.text import detect_lang
+from serving.retriever import Retrieval
+from tests.gateway.kit import sample_tools
+
+TRIPLES = 64  # different answers of the retriever, in turn
+
+
+class FixedRetriever:
+    """Hands out three tools of the sample catalogue, another three each time."""
+
+    def __init__(self) -> None:
+        self.index = SimpleNamespace(version="bench")
+        self.encoder = SimpleNamespace(name="bench")
+        tools = sample_tools()
+        found = [
+            [
+                RetrievedItem(
+                    rank=rank, score=round(0.9 / rank, 6), id=tool.id, name=tool.name, url=tool.url,
+                    description=tool.text("ko"), chunk_text=tool.text("ko"), tags=list(tool.tags),
+                    category=tool.category, scores={"dense": 0.87, "lexical": 0.41, "rerank": round(0.9 / rank, 6)},
+                )
+                for rank, tool in enumerate(tools[first : first + 3], start=1)
+            ]
+            for first in range(0, 3 * TRIPLES, 3)
+        ]  # fmt: skip
+        self._next = itertools.cycle(found)
+
+    def search(self, question: str, top_k: int = 3, lang: str | None = None, **_: Any) -> Retrieval:
+        """At once."""
+        latency_ms = {"embed": 0.0, "retrieve": 0.0, "rerank": 0.0}
+        return Retrieval(next(self._next), latency_ms, lang or detect_lang(question), "bench", "bench")
+
+
+class ForgetfulJournal:
+    """The interface of `JournalWriter`, without a byte written: what a record costs is the difference."""
+
+    def __init__(self, root: Path, **_: Any) -> None:
+        self.directory = root
+        self.healthy = True
+        self.counters = JournalCounters(0, 0, 0, 0, 0, 0)
+
+    async def append(self, *_: Any, **__: Any) -> FramePosition:
+        return FramePosition("00000001.mjl", 0, 1)
+
+    async def probe(self) -> bool:
+        return True
+
+    async def aclose(self) -> None:
+        return
+
+
+def main() -> int:
+    sys.argv, journal = sys.argv[:1], sys.argv[1]
+    vars(gateway_parts)["_loader"] = lambda *_: FixedRetriever
+    if journal == "off":
+        vars(gateway_parts)["JournalWriter"] = ForgetfulJournal
+    return command.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
