@@ -79,12 +79,11 @@ class Stand:
         port, data = free_port(), self.folder / name
         data.mkdir()
         env = {
-            "MULLE_HOST": "127.0.0.1", "MULLE_PORT": str(port), "MULLE_DATA_DIR": str(data),
-            "MULLE_MODELS_DIR": str(ROOT / "models"), "MULLE_JOURNAL_MODE": "group" if journal == "group" else "sync",
+            "MULLE_DATA_DIR": str(data), "MULLE_MODELS_DIR": str(ROOT / "models"), "MULLE_JOURNAL_MODE": "group" if journal == "group" else "sync",
             "LLM_API_BASE": self.stub, "LLM_MODEL_NAME": "stub", "LLM_PROFILE": "vllm",
         }  # fmt: skip
         ready = f"http://127.0.0.1:{port}/readyz"
-        self._start(name, module("subject", journal), self._server_core, ready, env)
+        self._start(name, module("subject", port, journal), self._server_core, ready, env)
         self.arms[name] = Arm(f"http://127.0.0.1:{port}/api/v1/search", orjson.dumps({"question": _QUESTION}))
 
     def add_passthrough(self) -> None:

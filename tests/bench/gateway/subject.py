@@ -9,13 +9,15 @@ embedding or searching. `off` puts a journal in its place that forgets: it exist
 from __future__ import annotations
 
 import itertools
+import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from gateway import __main__ as command
 from gateway import parts as gateway_parts
+from gateway import worker
+from gateway.__main__ import open_socket
 from lake.journal.writer import FramePosition, JournalCounters
 from lake.schemas.records import RetrievedItem
 from lake.text import detect_lang
@@ -70,11 +72,17 @@ class ForgetfulJournal:
 
 
 def main() -> int:
-    sys.argv, journal = sys.argv[:1], sys.argv[1]
-    vars(gateway_parts)["_loader"] = lambda *_: FixedRetriever
+    """One worker, without its parent: it stands on one core anyway."""
+    port, journal = sys.argv[1:3]
+    patched: Any = gateway_parts
+    patched._loader = lambda *_: FixedRetriever
     if journal == "off":
-        vars(gateway_parts)["JournalWriter"] = ForgetfulJournal
-    return command.main()
+        patched.JournalWriter = ForgetfulJournal
+    listener = open_socket("127.0.0.1", int(port))
+    ours, parents = socket.socketpair()
+    with parents:
+        fds = ["--listen-fd", str(listener.detach()), "--channel-fd", str(ours.detach())]
+        return worker.main(["--slot", "0", "--starts", "1", *fds])
 
 
 if __name__ == "__main__":
