@@ -79,7 +79,8 @@ class Stand:
         port, data = free_port(), self.folder / name
         data.mkdir()
         env = {
-            "MULLE_DATA_DIR": str(data), "MULLE_MODELS_DIR": str(ROOT / "models"), "MULLE_JOURNAL_MODE": "group" if journal == "group" else "sync",
+            "MULLE_DATA_DIR": str(data), "MULLE_MODELS_DIR": str(ROOT / "models"),
+            "MULLE_JOURNAL_MODE": "group" if journal == "group" else "sync",
             "LLM_API_BASE": self.stub, "LLM_MODEL_NAME": "stub", "LLM_PROFILE": "vllm",
         }  # fmt: skip
         ready = f"http://127.0.0.1:{port}/readyz"
