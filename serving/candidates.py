@@ -17,6 +17,7 @@ from lake.schemas.rows import Tool
 from serving import analysis
 from serving.chunks import Chunk
 from serving.features import PoolScores, feature_matrix
+from serving.index_facets import Positions
 from serving.index_files import ToolIndex
 
 _CHUNKS_PER_TOOL = 3  # two languages and the names: so many passages may belong to one candidate
@@ -48,17 +49,19 @@ class CandidateFinder:
         self._per_ranking = per_ranking
         self._category_of, self._category_vectors = _category_vectors(index)
 
-    def find(self, question: str, vector: NDArray[np.float32], lang: str) -> Candidates:
-        """The pool for `question`, whose embedding is `vector`, float32 [dim]."""
+    def find(self, question: str, vector: NDArray[np.float32], lang: str, only: Positions | None = None) -> Candidates:
+        """The pool for `question`, whose embedding is `vector`, float32 [dim]. `only`: rising positions of the
+        tools that may be found; every ranking is restricted to them before its best are taken.
+        """
         index, k = self._index, self._per_ranking
         terms = analysis.words(question)
         grams = analysis.ngrams(question)
         words_all = index.words.scores(terms)
         grams_all = index.grams.scores(grams)
-        rows, _ = index.dense(vector, min(k * _CHUNKS_PER_TOOL, len(index.chunks)))
+        rows, _ = index.dense(vector, min(k * _CHUNKS_PER_TOOL, len(index.chunks)), only)
         found = dict.fromkeys(index.chunks[row].tool for row in rows.tolist())
         for scores in (words_all, grams_all):
-            found.update(dict.fromkeys(_best(scores, k)))
+            found.update(dict.fromkeys(_best(scores, k, only)))
         positions = list(found)
         pool, passages = self._score(positions, vector, lang)
         tools = [index.tools[position] for position in positions]
@@ -104,12 +107,14 @@ class CandidateFinder:
         return kinds, passages
 
 
-def _best(scores: NDArray[np.float32], k: int) -> list[int]:
-    """Positions of the `k` highest positive scores, best first."""
-    k = min(k, len(scores))
-    top = np.argpartition(-scores, k - 1)[:k] if k < len(scores) else np.arange(len(scores))
-    top = top[np.argsort(-scores[top], kind="stable")]
-    return [int(position) for position in top if scores[position] > 0]
+def _best(scores: NDArray[np.float32], k: int, only: Positions | None = None) -> list[int]:
+    """Positions (among `only`) of the `k` highest positive scores, best first."""
+    mine = scores if only is None else scores[only]
+    k = min(k, len(mine))
+    top = np.argpartition(-mine, k - 1)[:k] if k < len(mine) else np.arange(len(mine))
+    top = top[np.argsort(-mine[top], kind="stable")]
+    top = top[mine[top] > 0]
+    return [int(position) for position in (top if only is None else only[top])]
 
 
 def _category_vectors(index: ToolIndex) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

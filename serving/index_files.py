@@ -23,6 +23,7 @@ from serving.analysis import analysis_version
 from serving.ann import AnnFacts, read_ann, search_ann
 from serving.chunks import Chunk
 from serving.encoders import Encoder
+from serving.index_facets import Facets, Positions, facets_of
 from serving.lexical import Bm25, bm25_from_arrays
 
 INDEX_FORMAT = "index-1"
@@ -66,6 +67,7 @@ class ToolIndex:
     ann: Any
     words: Bm25
     grams: Bm25
+    facets: Facets
 
     @property
     def version(self) -> str:
@@ -83,9 +85,20 @@ class ToolIndex:
                 service=asked[0],
             )
 
-    def dense(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(passage numbers, cosines) of the `k` passages nearest to `query`, float32 [dim]."""
-        return search_ann(self.ann, self.vectors, query, k, exact=self.manifest.ann["kind"] == "flat")
+    def dense(
+        self, query: NDArray[np.float32], k: int, only: Positions | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(passage numbers, cosines) of the `k` passages nearest to `query`, float32 [dim]; `only`: of these
+        tools.
+        """
+        rows = None if only is None else self.passages_of(only)
+        return search_ann(self.ann, self.vectors, query, k, exact=self.manifest.ann["kind"] == "flat", only=rows)
+
+    def passages_of(self, positions: Positions) -> Positions:
+        """Passage numbers of the tools at rising `positions`, rising."""
+        sizes = self.chunk_start[positions + 1] - self.chunk_start[positions]
+        offsets = np.repeat(self.chunk_start[positions] - (np.cumsum(sizes) - sizes), sizes)
+        return offsets + np.arange(len(offsets))
 
 
 def current_version_dir(index_dir: Path) -> Path:
@@ -155,7 +168,7 @@ def load_version(folder: Path) -> ToolIndex:
     )
     if not sizes_fit:
         raise IndexUnusableError(f"The files of {folder} do not fit together. {_REBUILD}.")
-    return ToolIndex(manifest, tools, chunks, start, vectors, ann, words, grams)
+    return ToolIndex(manifest, tools, chunks, start, vectors, ann, words, grams, facets_of(tools))
 
 
 _ARRAYS = ("indptr", "docs", "impacts", "idf")

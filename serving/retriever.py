@@ -10,17 +10,19 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lake.schemas.records import RetrievedItem
 from lake.text import detect_lang
 from serving import analysis
 from serving.candidates import CandidateFinder, Candidates
 from serving.encoders import Encoder
+from serving.index_facets import Positions
 from serving.index_files import ToolIndex
 from serving.rerank import Reranker
 
 # E5-type models see 512 tokens, about 600 characters of Korean; more would only cost time (the lexical side sees all).
-_EMBEDDED_CHARS = 600
+EMBEDDED_CHARS = 600
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,52 @@ class Retriever:
         analysis.warm_up()
         self.search("준비 warm up")  # the first question of a process would pay for lazy loading
 
-    def candidates(self, question: str, lang: str | None = None) -> tuple[Candidates, dict[str, float]]:
-        """The whole pool with its scores and features, unranked, and the time of each stage."""
-        lang = lang or detect_lang(question)
-        start = time.perf_counter()
-        vector = self.encoder.encode_queries([question[:_EMBEDDED_CHARS]])[0]
-        embedded = time.perf_counter()
-        pool = self._finder.find(question, vector, lang)
-        found = time.perf_counter()
-        return pool, {"embed": (embedded - start) * 1000, "retrieve": (found - embedded) * 1000}
-
-    def search(self, question: str, top_k: int = 3, lang: str | None = None) -> Retrieval:
-        """At most `top_k` tools, best first. `lang` (ko, en) is found from the question where it is not
-        given.
+    def candidates(
+        self,
+        question: str,
+        lang: str | None = None,
+        *,
+        only: Positions | None = None,
+        vector: NDArray[np.float32] | None = None,
+    ) -> tuple[Candidates, dict[str, float]]:
+        """The whole pool with its scores and features, unranked, and the time of each stage. `only` (not empty):
+        rising positions of the tools that may be found.
         """
-        pool, latency_ms = self.candidates(question, lang)
+        lang = lang or detect_lang(question)
+        latency_ms: dict[str, float] = {}
+        start = time.perf_counter()
+        if vector is None:
+            vector = self.encoder.encode_queries([question[:EMBEDDED_CHARS]])[0]
+            latency_ms["embed"] = (time.perf_counter() - start) * 1000
+            start = time.perf_counter()
+        pool = self._finder.find(question, vector, lang, only)
+        latency_ms["retrieve"] = (time.perf_counter() - start) * 1000
+        return pool, latency_ms
+
+    def search(
+        self,
+        question: str,
+        top_k: int = 3,
+        lang: str | None = None,
+        *,
+        categories: frozenset[str] = frozenset(),
+        tags: frozenset[str] = frozenset(),
+        vector: NDArray[np.float32] | None = None,
+    ) -> Retrieval:
+        """At most `top_k` tools, best first. `lang` (ko, en) is found from the question where it is not given.
+
+        Only tools in one of `categories` and with all of `tags` (case and Unicode form do not matter; empty: no
+        filter); none match: no items. `vector`: the embedding of the question's first `EMBEDDED_CHARS`, float32
+        [dim], where the caller has it; `latency_ms` then has no `embed`.
+        """
+        start = time.perf_counter()
+        only = self.index.facets.select(categories, tags)
+        filter_ms = (time.perf_counter() - start) * 1000
+        if only is not None and len(only) == 0:
+            lang = lang or detect_lang(question)
+            return Retrieval([], {"retrieve": filter_ms, "rerank": 0.0}, lang, self.index.version, self.encoder.name)
+        pool, latency_ms = self.candidates(question, lang, only=only, vector=vector)
+        latency_ms["retrieve"] += filter_ms
         start = time.perf_counter()
         final = self.reranker.rank(pool)
         dense, lexical = pool.scores.dense, pool.scores.lexical
