@@ -20,7 +20,7 @@ echo "[set-up] $(1): $$((SECONDS - t)) s"
 endef
 PIP_HELP := Is the package index reachable and the disk free? Mend it and run the same make again: finished parts are kept.
 
-.PHONY: help doctor setup models demo test check bench up down switch serve-vllm clean
+.PHONY: help doctor setup models demo test check bench proof up down switch serve-vllm clean
 
 help:
 	@grep -E '^## ' Makefile | sed 's/^## /  make /'
@@ -65,6 +65,10 @@ check: setup
 ## bench        tests/bench/$(NAME), e.g. make bench NAME=wheel
 bench: setup
 	@$(PY) tests/bench/run.py $(NAME) $(BENCH_ARGS)
+
+## proof        every fault harness of tests/faults in full (hours); one: make proof NAME=kill [SEED=1] [CYCLES=10]
+proof: setup
+	@$(PY) tests/faults/run.py $(if $(filter command line,$(origin NAME)),$(NAME),all) $(if $(SEED),--seed $(SEED)) $(if $(CYCLES),--cycles $(CYCLES))
 
 ## up           start the system and keep it running; prints its URLs
 up: setup

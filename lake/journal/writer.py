@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,7 +109,7 @@ class JournalWriter:
         try:
             self._files.open_next()
         except OSError as error:
-            os.close(self._lock)
+            self._unlock()
             raise _unavailable(error, self.directory) from error
         self._thread = threading.Thread(target=self._run, name=f"journal-{role}", daemon=True)
         self._thread.start()
@@ -226,6 +227,10 @@ class JournalWriter:
                 left = [*self._current, *self._queue]  # those already answered are skipped
                 self._queue.clear()
             self._fail(left, JournalError("The journal thread ended (log_unavailable): restart the gateway."))
+            self._unlock()
+
+    def _unlock(self) -> None:
+        with suppress(OSError):  # Linux frees the descriptor, and with it the lock, even where close reports an error
             os.close(self._lock)
 
     def _next_batch(self) -> list[_Item] | None:
