@@ -16,12 +16,14 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from gateway.access_settings import AccessSettings
+from gateway.keys import KeyStore, check_exposure, keys_path
 from gateway.logs import configure_logs
 from gateway.settings import GatewaySettings
 from gateway.supervisor import Supervisor
 from gateway.worker_settings import WorkerSettings
 from lake.errors import PortInUseError, SetupError
-from lake.settings import settings_error
+from lake.settings import LakeSettings, settings_error
 from serving.cli import exit_code
 
 
@@ -50,9 +52,11 @@ def main() -> int:
     """Serve until a signal; 0 after a clean end."""
     try:
         settings, workers = GatewaySettings(), WorkerSettings()
+        keys_file = keys_path(AccessSettings(), LakeSettings())
     except ValidationError as error:
         raise settings_error(error) from error
     configure_logs(settings.log_level)
+    check_exposure(settings.host, KeyStore(keys_file).usable)
     listener = open_socket(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

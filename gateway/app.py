@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
+from gateway.door import DoorMiddleware
 from gateway.middleware import EdgeMiddleware
 from gateway.parts import Config, Parts
 from gateway.problems import install_problem_handlers
@@ -30,16 +32,39 @@ def create_app(config: Config, parts: Parts | None = None) -> FastAPI:
             await opened.aclose()
 
     # No /docs: its page would load scripts from elsewhere. /openapi.json has the whole description.
-    app = FastAPI(title="Mulle", version="1", description=_ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None)
+    # No redirect to a path with or without its last slash: it would name whatever Host the caller sent.
+    app = FastAPI(
+        title="Mulle", version="1", description=_ABOUT, lifespan=lifespan,
+        docs_url=None, redoc_url=None, redirect_slashes=False,
+    )  # fmt: skip
     app.state.parts = opened
     install_problem_handlers(app, opened.metrics)
     app.include_router(search.router)
     app.include_router(ops.router)
-    settings = config.gateway
+    app.include_router(ops.inside)
+    # The last one added is the outermost: edge, CORS, door, routes.
     app.add_middleware(
-        EdgeMiddleware,
+        DoorMiddleware,
+        access=opened.access,
         metrics=opened.metrics,
-        max_body_bytes=settings.max_body_bytes,
-        body_timeout_s=settings.body_timeout_s,
+        max_body_bytes=config.gateway.max_body_bytes,
+        body_timeout_s=config.gateway.body_timeout_s,
     )
+    if config.access.origins:
+        add_cors(app, config.access.origins)
+    app.add_middleware(EdgeMiddleware, metrics=opened.metrics)
     return app
+
+
+def add_cors(app: FastAPI, origins: Sequence[str]) -> None:
+    """Let pages of these origins call with a key of their own. No cookies: a key comes in a header, so credentials
+    stay off, and a page can't ride on what a browser knows.
+    """
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID", "traceparent"],
+        expose_headers=["X-Request-ID", "traceparent", "Retry-After", "RateLimit", "RateLimit-Policy"],
+        max_age=600,
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lake.errors import MulleError
 
 
@@ -24,3 +26,70 @@ class NoBackendError(MulleError):
 
     code = "llm_not_configured"
     status = 503
+
+
+class AccessError(MulleError):
+    """A request was refused before any handler ran. `headers` go out with the answer."""
+
+    code = "refused"
+    status = 400
+
+    def __init__(self, message: str, headers: Sequence[tuple[bytes, bytes]] = (), **detail: object) -> None:
+        super().__init__(message, **detail)
+        self.headers = tuple(headers)
+
+
+class UnauthenticatedError(AccessError):
+    """No key, or a wrong, expired or revoked one."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class ScopeError(AccessError):
+    """The key does not open this."""
+
+    code = "scope_missing"
+    status = 403
+
+
+class RateLimitError(AccessError):
+    """Too many requests of one key or address."""
+
+    code = "rate_limited"
+    status = 429
+
+
+class HeaderError(AccessError):
+    """Header fields contradict each other."""
+
+    code = "bad_headers"
+    status = 400
+
+
+class BodyTooLargeError(AccessError):
+    """Larger than `max_body_bytes`."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class BodyTimeoutError(AccessError):
+    """The body was not whole within `body_timeout_s`."""
+
+    code = "body_timeout"
+    status = 408
+
+
+class MediaTypeError(AccessError):
+    """The body is not declared as JSON in UTF-8."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+class JSONBodyError(AccessError):
+    """The body is not the JSON that two readers would read alike (RFC 8259, section 4; RFC 7493)."""
+
+    code = "invalid_json"
+    status = 400

@@ -11,11 +11,15 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ulid import ULID
 
+from gateway.access_settings import AccessSettings
+from gateway.auth import AccessControl
 from gateway.backend_holder import BackendHolder
+from gateway.keys import KeyStore, check_exposure, keys_path
+from gateway.limits import RateLimiter
 from gateway.metrics import GatewayMetrics
 from gateway.retriever_holder import RetrieverHolder
 from gateway.search import SearchService
@@ -50,6 +54,8 @@ class Config:
     retrieval: RetrievalSettings
     prompt: PromptSettings
     llm: Mapping[str, str]
+    access: AccessSettings = field(default_factory=AccessSettings)
+    workers: int = 1  # that share the rate limits
 
 
 class Parts:
@@ -63,6 +69,9 @@ class Parts:
         settings = config.gateway
         self.settings = settings
         self.metrics = GatewayMetrics()
+        self.keys = KeyStore(keys_path(config.access, config.lake), config.access.keys_poll_s)
+        check_exposure(settings.host, self.keys.usable)
+        self.access = AccessControl(config.access, self.keys, RateLimiter(config.workers))
         self._drain_began: float | None = None
         self.retrievers = RetrieverHolder(_loader(config), config.lake.index_dir, settings.index_poll_s)
         self.retrievers.load_now()
@@ -105,7 +114,8 @@ class Parts:
         )
 
     async def start(self) -> None:
-        """Start what watches: backend and index."""
+        """Start what watches: keys, backend and index."""
+        await self.keys.start()
         await self.retrievers.start()
         await self.backends.start()
 
@@ -123,6 +133,7 @@ class Parts:
         self.begin_drain()
         began = self._drain_began or time.monotonic()
         await self.search.drain(max(0.5, began + self.settings.drain_timeout_s - time.monotonic()))
+        await self.keys.aclose()
         await self.retrievers.aclose()
         with contextlib.suppress(TimeoutError):  # a disk that hangs must not keep the process
             await asyncio.wait_for(self.journal.aclose(), 10.0)

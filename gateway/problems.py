@@ -14,7 +14,9 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope, Send
 
+from gateway.errors import AccessError
 from gateway.metrics import GatewayMetrics
 from lake.errors import MulleError
 
@@ -31,9 +33,18 @@ _TODO = {
 }
 
 
-def problem_body(status: int, code: str, detail: str, request_id: str, extra: Mapping[str, Any] | None = None) -> bytes:
-    """The JSON of one problem. `extra` members are added beside the standard ones."""
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def problem_body(
+    status: int, code: str, detail: str, request_id: str,
+    extra: Mapping[str, Any] | None = None, path: str = "", param: str | None = None,
+) -> bytes:  # fmt: skip
+    """The JSON of one problem. `extra` members are added beside the standard ones; below /v1/ there is OpenAI's
+    `error` member too (`param`: the first wrong field), so that its clients can show what went wrong.
+    """
     body: dict[str, Any] = {
+        **(extra or {}),
         "type": f"urn:mulle:problem:{code}",
         "title": http.HTTPStatus(status).phrase,
         "status": status,
@@ -41,17 +52,32 @@ def problem_body(status: int, code: str, detail: str, request_id: str, extra: Ma
         "detail": detail,
         "request_id": request_id,
     }
-    return orjson.dumps({**(extra or {}), **body})
+    if path.startswith("/v1/"):
+        kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        body["error"] = {"message": detail, "type": kind, "param": param, "code": code}
+    return orjson.dumps(body)
 
 
 def problem(
     request: Request, status: int, code: str, detail: str,
-    headers: Mapping[str, str] | None = None, extra: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None, extra: Mapping[str, Any] | None = None, param: str | None = None,
 ) -> Response:  # fmt: skip
     """One problem as a response."""
-    request_id = str(request.scope.get("state", {}).get("request_id", ""))
-    body = problem_body(status, code, detail, request_id, extra)
-    return Response(body, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+    state = request.scope.get("state", {})
+    request_id = str(state.get("request_id", ""))
+    body = problem_body(status, code, detail, request_id, extra, request.scope["path"], param)
+    response = Response(body, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+    if request_id:  # the edge adds it too, but an error outside of it is answered without the edge
+        response.headers["x-request-id"] = request_id
+    return response
+
+
+async def send_problem(scope: Scope, send: Send, status: int, code: str, detail: str) -> None:
+    """One problem from a layer before the routes."""
+    body = problem_body(status, code, detail, scope["state"]["request_id"], path=scope["path"])
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _places(errors: Sequence[Any]) -> list[dict[str, str]]:
@@ -71,9 +97,10 @@ def install_problem_handlers(app: FastAPI, metrics: GatewayMetrics) -> None:
     def on_mulle_error(request: Request, error: Exception) -> Response:
         known = cast(MulleError, error)
         metrics.refused.labels(known.code).inc()
-        headers: dict[str, str] = {}
+        fields = known.headers if isinstance(known, AccessError) else ()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
         if known.status in (429, 503):
-            headers["Retry-After"] = str(known.detail.get("retry_after_s", 5))
+            headers.setdefault("retry-after", str(known.detail.get("retry_after_s", 5)))
         if known.status >= 500:
             log.warning("refused", code=known.code, detail=str(known))
         return problem(request, known.status, known.code, str(known), headers)
@@ -83,7 +110,9 @@ def install_problem_handlers(app: FastAPI, metrics: GatewayMetrics) -> None:
         shown = "; ".join(f"{place['field'] or 'body'}: {place['problem']}" for place in places[:3])
         metrics.refused.labels("invalid_input").inc()
         detail = f"The request is not as described in /openapi.json: {shown}."
-        return problem(request, 422, "invalid_input", detail, extra={"errors": places})
+        return problem(
+            request, 422, "invalid_input", detail, extra={"errors": places}, param=places[0]["field"] or None
+        )
 
     def on_http_exception(request: Request, error: Exception) -> Response:
         known = cast(HTTPException, error)

@@ -19,11 +19,13 @@ from collections.abc import Iterator, Sequence
 import uvicorn
 from pydantic import ValidationError
 
+from gateway.access_settings import AccessSettings
 from gateway.app import create_app
 from gateway.logs import configure_logs
 from gateway.parts import Config, Parts
 from gateway.settings import GatewaySettings, ProcessLLMSettings
 from gateway.supervisor import CLOSE_S, READY
+from gateway.worker_settings import WorkerSettings
 from lake.errors import SetupError
 from lake.settings import LakeSettings, settings_error
 from serving.cli import exit_code
@@ -43,6 +45,8 @@ def read_config() -> Config:
             retrieval=RetrievalSettings(),
             prompt=PromptSettings(),
             llm=ProcessLLMSettings().mapping() if gateway.env_file is None else {},
+            access=AccessSettings(),
+            workers=WorkerSettings().workers,
         )
     except ValidationError as error:
         raise settings_error(error) from error

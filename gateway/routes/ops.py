@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from gateway.auth import require_scope
 from gateway.parts import Parts
 
-router = APIRouter()
+router = APIRouter()  # open: probes carry no key
+inside = APIRouter(dependencies=[Depends(require_scope("admin"))])
 
 
 def _json(value: dict[str, Any], status: int = 200) -> Response:
@@ -30,29 +32,33 @@ async def livez() -> Response:
     responses={503: {"description": "Not ready; `reasons` says why, by part (index, journal, backend, shutdown)."}},
 )
 async def readyz(request: Request) -> Response:
-    """503 with reasons by part where it is not ready. Does not call the LLM server."""
+    """503 with reasons by part where it is not ready. Does not call the LLM server. Paths and addresses are for
+    callers with the scope admin; others learn which part it is.
+    """
     parts: Parts = request.app.state.parts
     reasons = await parts.not_ready()
+    told = request.state.caller.is_admin
     current = parts.retrievers.current
     facts = {
         "status": "not_ready" if reasons else "ready",
-        "reasons": reasons,
+        "reasons": reasons if told else dict.fromkeys(reasons, "ask with the scope admin"),
         "index": current.index.version if current else None,
-        "index_note": parts.retrievers.reason or None,
-        "backend_note": parts.backends.reason or None,
+        "index_note": (parts.retrievers.reason or None) if told else None,
+        "backend_note": (parts.backends.reason or None) if told else None,
+        "keys_note": (parts.keys.reason or None) if told else None,
         "exact_token_counts": parts.exact_tokens,
     }
     return _json(facts, 503 if reasons else 200)
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@inside.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Text exposition format."""
     parts: Parts = request.app.state.parts
     return Response(parts.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/api/v1/backend", summary="Which LLM new requests go to", response_model=dict[str, Any])
+@inside.get("/api/v1/backend", summary="Which LLM new requests go to", response_model=dict[str, Any])
 async def backend(request: Request) -> Response:
     """Profile, address, model, adapter and generation; never the key."""
     backends = request.app.state.parts.backends

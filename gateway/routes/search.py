@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Body, Depends, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from gateway.auth import require_scope
 from gateway.parts import Parts
 from gateway.search import SearchAsk, SearchResult
 from lake.schemas.records import RetrievedItem
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(require_scope("search"))])
 
 
 class SearchRequest(BaseModel):

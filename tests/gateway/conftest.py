@@ -7,12 +7,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from gateway.access_settings import AccessSettings
+from gateway.parts import Config
+from gateway.settings import GatewaySettings
+from lake.settings import LakeSettings
 from serving.encoders import load_encoder
 from serving.index import build_index
+from serving.prompting import PromptSettings
+from serving.retrieval_settings import RetrievalSettings
+from serving.settings import ServingSettings
 from tests.gateway.kit import ROOT, TOOL_IDS, Gateway, Upstream, run_upstream, sample_tools, wait_until
 
 
@@ -67,3 +75,23 @@ def start_gateway(tmp_path: Path, index_dir: Path) -> Iterator[Callable[..., Gat
         gateway.process.wait(10)
         if gateway.process.stdout is not None:
             gateway.process.stdout.close()
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, index_dir: Path, upstream: Upstream) -> Callable[..., Config]:
+    def make(access: dict[str, Any] | None = None, **gateway: Any) -> Config:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        if not (tmp_path / "data" / "index").exists():
+            (tmp_path / "data" / "index").symlink_to(index_dir)
+        llm = {"LLM_API_BASE": upstream.base, "LLM_MODEL_NAME": "m", "LLM_PROFILE": "llamacpp"}
+        return Config(
+            gateway=GatewaySettings(**gateway),
+            lake=LakeSettings(data_dir=tmp_path / "data", models_dir=tmp_path / "models"),
+            serving=ServingSettings(),
+            retrieval=RetrievalSettings(),
+            prompt=PromptSettings(),
+            llm=llm,
+            access=AccessSettings(**(access or {})),
+        )
+
+    return make

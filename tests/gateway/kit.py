@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import orjson
 
+from gateway.app import create_app
+from gateway.parts import Config, Parts
 from lake.journal.frames import Frame
 from lake.journal.reader import read_segment
 from lake.schemas.records import FrameKind
@@ -169,3 +171,22 @@ def wait_until(done: Callable[[], bool], timeout_s: float = 15.0) -> None:
                 return
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def running(config: Config, **options: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Parts]]:
+    """A started app and a client that calls it without a network."""
+    parts = Parts(config, **options)
+    app = create_app(config, parts)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=20) as client:
+            yield client, parts
+
+
+def run(config: Config, work: Callable[[httpx.AsyncClient, Parts], Awaitable[None]], **options: Any) -> None:
+    async def main() -> None:
+        async with running(config, **options) as (client, parts):
+            await work(client, parts)
+
+    asyncio.run(main())

@@ -5,66 +5,21 @@ from __future__ import annotations
 import asyncio
 import errno
 import unicodedata
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
-import pytest
 
 from gateway.app import create_app
 from gateway.parts import Config, Parts
-from gateway.settings import GatewaySettings
 from lake.journal.disk import OsDisk
-from lake.settings import LakeSettings
 from serving.encoders import load_encoder
 from serving.index import build_index
-from serving.prompting import PromptSettings
-from serving.retrieval_settings import RetrievalSettings
-from serving.settings import ServingSettings
-from tests.gateway.kit import Upstream, read_journal, sample_tools, wait_until
+from tests.gateway.kit import Upstream, read_journal, run, sample_tools, wait_until
 
 PATH = "/api/v1/search"
-
-
-@pytest.fixture
-def make_config(tmp_path: Path, index_dir: Path, upstream: Upstream) -> Callable[..., Config]:
-    def make(**gateway: Any) -> Config:
-        (tmp_path / "data").mkdir(exist_ok=True)
-        if not (tmp_path / "data" / "index").exists():
-            (tmp_path / "data" / "index").symlink_to(index_dir)
-        llm = {"LLM_API_BASE": upstream.base, "LLM_MODEL_NAME": "m", "LLM_PROFILE": "llamacpp"}
-        return Config(
-            gateway=GatewaySettings(**gateway),
-            lake=LakeSettings(data_dir=tmp_path / "data", models_dir=tmp_path / "models"),
-            serving=ServingSettings(),
-            retrieval=RetrievalSettings(),
-            prompt=PromptSettings(),
-            llm=llm,
-        )
-
-    return make
-
-
-@asynccontextmanager
-async def running(config: Config, **options: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Parts]]:
-    """A started app and a client that calls it without a network."""
-    parts = Parts(config, **options)
-    app = create_app(config, parts)
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=20) as client:
-            yield client, parts
-
-
-def run(config: Config, work: Callable[[httpx.AsyncClient, Parts], Awaitable[None]], **options: Any) -> None:
-    async def main() -> None:
-        async with running(config, **options) as (client, parts):
-            await work(client, parts)
-
-    asyncio.run(main())
 
 
 BAD: dict[str, tuple[bytes, str]] = {
@@ -72,7 +27,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "blank": (b'{"question": " \\n\\t "}', "invalid_question"),
     "marks only": (b'{"question": "?!..."}', "invalid_question"),
     "over-long": (orjson.dumps({"question": "가" * 2001}), "invalid_question"),
-    "half a character": (b'{"question": "\\ud800 tool"}', "invalid_question"),
+    "half a character": (b'{"question": "\\ud800 tool"}', "invalid_json"),
+    "half a character in a name": (b'{"question": "a", "\\udc00": 1}', "invalid_json"),
+    "name twice": (b'{"question": "a", "question": "b"}', "invalid_json"),
+    "NaN": (b'{"question": "a", "top_k": NaN}', "invalid_json"),
     "NUL": (b'{"question": "a\\u0000b"}', "invalid_question"),
     "escape": (b'{"question": "a\\u001b[31mb"}', "invalid_question"),
     "number": (b'{"question": 5}', "invalid_input"),
@@ -87,10 +45,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "top_k true": (b'{"question": "a", "top_k": true}', "invalid_input"),
     "lang": (b'{"question": "a", "lang": "fr"}', "invalid_input"),
     "session": (b'{"question": "a", "session_id": "a b"}', "invalid_input"),
-    "not json": (b"question=a", "invalid_input"),
+    "not json": (b"question=a", "invalid_json"),
     "array": (b"[]", "invalid_input"),
-    "not utf-8": (b'{"question": "\xff\xfe"}', "bad_request"),
-    "too deep": (b'{"question": ' + b"[" * 20_000, "bad_request"),
+    "not utf-8": (b'{"question": "\xff\xfe"}', "invalid_json"),
+    "too deep": (b'{"question": ' + b"[" * 20_000, "invalid_json"),
 }
 
 
@@ -133,7 +91,7 @@ def test_paths_methods_bodies_and_ids(make_config: Callable[..., Config]) -> Non
             (await client.get(PATH), 405),
             (await client.post(PATH, content=b"x" * 2000), 413),
             (await client.post(PATH, content=_pieces()), 413),
-            (await client.post(PATH, content=b"", headers={"content-length": "-5"}), 413),
+            (await client.post(PATH, content=b"", headers={"content-length": "-5"}), 400),
         ):
             assert reply.status_code == status == reply.json()["status"]
             assert reply.headers["content-type"] == "application/problem+json"
@@ -164,8 +122,9 @@ def test_slow_body_is_refused(make_config: Callable[..., Config]) -> None:
             sent.append(message)
 
         app = create_app(make_config(body_timeout_s=0.1), parts)
-        headers = [(b"content-length", b"10"), (b"content-type", b"application/json")]
+        headers = [(b"host", b"localhost"), (b"content-length", b"10"), (b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers, "query_string": b""}
+        scope["client"] = ("127.0.0.1", 9)
         await app(scope, never, send)
         assert sent[0]["status"] == 408 and orjson.loads(sent[1]["body"])["code"] == "body_timeout"
 

@@ -106,9 +106,8 @@ def test_client_that_leaves_is_journalled(start_gateway: Start, upstream: Upstre
     host, port = gateway.url.removeprefix("http://").split(":")
     body = orjson.dumps({"question": QUESTION})
     with socket.create_connection((host, int(port))) as raw:
-        head = (
-            f"POST /api/v1/search HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-        )
+        head = f"POST /api/v1/search HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}"
+        head += "\r\ncontent-type: application/json"
         raw.sendall(head.encode() + b"\r\n\r\n" + body)
         wait_until(lambda: bool(upstream.seen))
     wait_until(lambda: len(gateway.journal()[1]) == 1)
