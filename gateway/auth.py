@@ -25,7 +25,7 @@ from gateway.access_settings import AccessSettings, is_loopback, rate
 from gateway.caller import Caller, Scope
 from gateway.errors import HeaderError, RateLimitError, ScopeError, UnauthenticatedError
 from gateway.keys import KeyStore
-from gateway.limits import RateLimiter, answer_headers
+from gateway.rate_limits import RateLimiter, answer_headers
 
 # A reverse proxy is set up to add one of these. nginx before 1.29 adds none by itself, but speaks HTTP/1.0.
 _PROXY_HEADERS = frozenset(

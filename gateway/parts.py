@@ -19,8 +19,8 @@ from gateway.access_settings import AccessSettings
 from gateway.auth import AccessControl
 from gateway.backend_holder import BackendHolder
 from gateway.keys import KeyStore, check_exposure, keys_path
-from gateway.limits import RateLimiter
 from gateway.metrics import GatewayMetrics
+from gateway.rate_limits import RateLimiter
 from gateway.retriever_holder import RetrieverHolder
 from gateway.search import SearchService
 from gateway.settings import GatewaySettings
