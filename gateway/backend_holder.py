@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from gateway.llm_call import LLMCall
 from lake.errors import MulleError
 from serving.acks import AckWriter
 from serving.backends import Backend, backend_from_env, check_resolved, detect_profile
@@ -88,7 +89,7 @@ class BackendHolder:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[tuple[Backend, LLMClient] | None]:
+    async def lease(self) -> AsyncIterator[LLMCall | None]:
         """The current backend for one request, kept open until the block ends; None where there is none."""
         live = self._live
         if live is None:
@@ -96,7 +97,7 @@ class BackendHolder:
             return
         live.users += 1
         try:
-            yield live.backend, live.client
+            yield LLMCall(live.backend, live.client)
         finally:
             live.users -= 1
             if live.retired and live.users == 0:

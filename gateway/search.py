@@ -21,6 +21,7 @@ import structlog
 
 from gateway.backend_holder import BackendHolder
 from gateway.errors import DeadlineError, NoBackendError, OverloadedError
+from gateway.llm_call import LLMCall
 from gateway.metrics import GatewayMetrics
 from gateway.retriever_holder import RetrieverHolder
 from gateway.settings import GatewaySettings
@@ -174,7 +175,7 @@ class SearchService:
         async with self._backends.lease() as lease:
             answer, error = await self._ask_llm(turn, lease, prompt)
         request_seq = await writing
-        backend = lease[0] if lease else None
+        backend = lease.backend if lease else None
         gone = await client_gone()
         await self._respond(turn, request_seq, backend, answer, error, gone)
         if error is not None and not (turn.ask.allow_degraded and isinstance(error, MulleError)):
@@ -217,17 +218,17 @@ class SearchService:
         request_seq = await self._append(FrameKind.REQUEST, half.payload())
         await self._respond(turn, request_seq, self._backends.backend, None, error, False)
 
-    async def _ask_llm(self, turn: _Turn, lease: Any, prompt: Prompt) -> tuple[ChatAnswer | None, Exception | None]:
+    async def _ask_llm(
+        self, turn: _Turn, lease: LLMCall | None, prompt: Prompt
+    ) -> tuple[ChatAnswer | None, Exception | None]:
         """(answer, None) or (None, what went wrong): the record has to be written either way."""
         if lease is None:
             return None, NoBackendError(f"No LLM answers: {self._backends.reason}")
-        _, client = lease
         start = time.perf_counter()
         left_s = self._settings.request_deadline_s - (start - turn.started)
         limit_s = max(0.001, min(self._settings.llm_timeout_s, left_s))
-        retries = client.retries
         try:
-            answer = await client.chat(
+            answer = await lease.chat(
                 prompt.messages, self._settings.max_tokens, self._settings.temperature, deadline_s=limit_s
             )
         except Exception as error:
@@ -238,7 +239,7 @@ class SearchService:
             return answer, None
         finally:
             turn.latency_ms["llm"] = (time.perf_counter() - start) * 1000
-            self._metrics.llm_retries.inc(max(0, client.retries - retries))
+            self._metrics.llm_retries.inc(lease.retries)
 
     async def _respond(
         self, turn: _Turn, request_seq: int, backend: Backend | None, answer: ChatAnswer | None,

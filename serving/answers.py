@@ -44,11 +44,11 @@ def _object(body: bytes) -> dict[str, Any]:
     return cast(dict[str, Any], parsed)
 
 
-def _count(value: object) -> int | None:
+def count_or_none(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 
-def _text(value: object) -> str | None:
+def text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
@@ -69,10 +69,10 @@ def parse_chat(body: bytes) -> ChatAnswer:
     counts = cast(dict[str, Any], usage) if isinstance(usage, dict) else {}
     return ChatAnswer(
         text=content,
-        finish_reason=_text(cast(dict[str, Any], choice).get("finish_reason")),
-        prompt_tokens=_count(counts.get("prompt_tokens")),
-        completion_tokens=_count(counts.get("completion_tokens")),
-        model=_text(parsed.get("model")) or "",
+        finish_reason=text_or_none(cast(dict[str, Any], choice).get("finish_reason")),
+        prompt_tokens=count_or_none(counts.get("prompt_tokens")),
+        completion_tokens=count_or_none(counts.get("completion_tokens")),
+        model=text_or_none(parsed.get("model")) or "",
     )
 
 
@@ -83,9 +83,9 @@ def parse_models(body: bytes) -> list[ModelCard]:
         raise BackendBadAnswer("The LLM server's list of models has no `data`: is LLM_API_BASE right?")
     cards: list[ModelCard] = []
     for entry in cast(list[Any], data):
-        if isinstance(entry, dict) and (name := _text(cast(dict[str, Any], entry).get("id"))):
+        if isinstance(entry, dict) and (name := text_or_none(cast(dict[str, Any], entry).get("id"))):
             fields = cast(dict[str, Any], entry)
-            cards.append(ModelCard(name, _text(fields.get("root")), _text(fields.get("parent"))))
+            cards.append(ModelCard(name, text_or_none(fields.get("root")), text_or_none(fields.get("parent"))))
     return cards
 
 

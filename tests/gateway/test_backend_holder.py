@@ -45,14 +45,14 @@ def test_in_flight_requests_keep_their_backend(tmp_path: Path) -> None:
         holder = BackendHolder(NotedClient, env_file=env_file, poll_s=0.02)
         await holder.start()
         async with holder.lease() as old:
-            assert old is not None and old[0].model == "m1"
+            assert old is not None and old.backend.model == "m1"
             write_env_file(env_file, env(2))
             await until(lambda: holder.backend is not None and holder.backend.model == "m2")
             async with holder.lease() as new:
-                assert new is not None and new[0].generation == 2
-            assert holder.draining == 1 and not old[1].closed  # type: ignore[attr-defined]
-            assert old[0] == Backend("vllm", "http://127.0.0.1:9001/v1", "m1", "", 1)
-        await until(lambda: old[1].closed)  # type: ignore[attr-defined,index]
+                assert new is not None and new.backend.generation == 2
+            assert holder.draining == 1 and not old._client.closed  # type: ignore[attr-defined]
+            assert old.backend == Backend("vllm", "http://127.0.0.1:9001/v1", "m1", "", 1)
+        await until(lambda: old._client.closed)  # type: ignore[attr-defined,union-attr]
         assert holder.draining == 0 and holder.switches == 1
         write_env_file(env_file, {"LLM_API_BASE": "nonsense"})
         await until(lambda: "LLM_" in holder.reason)

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 from hypothesis import given
@@ -260,7 +259,7 @@ def test_compressed_and_broken_off_answers() -> None:
 
 
 def test_callers_that_give_up_do_not_wedge_the_pool() -> None:
-    """Many cancelled callers, then the next call succeeds: the call itself is never cancelled inside httpx."""
+    """Many cancelled callers, then the next call succeeds: each closes its own connection and no other."""
 
     async def slow(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
         await asyncio.sleep(0.05)
@@ -282,24 +281,23 @@ def test_callers_that_give_up_do_not_wedge_the_pool() -> None:
     asyncio.run(run())
 
 
-def test_client_is_rebuilt_after_pool_timeouts() -> None:
-    class Wedged(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            raise httpx.PoolTimeout("wedged", request=request)
-
-    class Sound(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            return httpx.Response(200, stream=httpx.ByteStream(GOOD))
+def test_all_connections_busy_is_said() -> None:
+    async def slow(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
+        await asyncio.sleep(2.6)
+        writer.write(response(GOOD))
 
     async def run() -> None:
-        made = iter([Wedged(), Sound()])
-        client = LLMClient(Backend("openai", "http://127.0.0.1:9/v1", "m"), transport=lambda: next(made))
-        for _ in range(3):
-            with pytest.raises(BackendOverloaded):
+        async with toxic_server(slow) as (base, _):
+            client = LLMClient(Backend("openai", base, "m"), max_connections=1)
+            first = asyncio.create_task(client.chat(MESSAGES, 8, deadline_s=5))
+            await asyncio.sleep(0.05)
+            with pytest.raises(BackendOverloaded, match="All 1 connections"):
+                await client.chat(MESSAGES, 8, deadline_s=5)
+            assert (await first).text == "답"
+            assert client.unfinished == 0
+            await client.aclose()
+            with pytest.raises(BackendError, match="was closed"):
                 await client.chat(MESSAGES, 8)
-        assert client.rebuilds == 1
-        assert (await client.chat(MESSAGES, 8)).text == "답"
-        await client.aclose()
 
     asyncio.run(run())
 
