@@ -1,10 +1,10 @@
 """Journals a fixed list of records while somebody makes its system calls fail; tells the outcome in shared memory.
 
-    python -m tests.faults.syscall_victim <journal root> <sync|group> <outcome file> [planted bug]
+    python -m tests.faults.syscall_victim <journal root> <sync|group> <start|running> <outcome file> [planted bug]
 
-Prints `ready`, waits for a line (so that a tracer can attach after all imports), then makes no call but the journal's:
-outcomes go into a mapped file, byte n for record n: 1 acknowledged, 2 refused; the byte after the last: 1 reached the
-end, 2 no journal could be opened.
+Prints `ready`, before the journal is opened or after, waits for a line (so that a tracer can attach), then makes no
+call but the journal's: outcomes go into a mapped file, byte n for record n: 1 acknowledged, 2 refused; the byte after
+the last: 1 reached the end, 2 no journal could be opened.
 """
 
 from __future__ import annotations
@@ -43,17 +43,24 @@ class Careless(OsDisk):
             return len(data)
 
 
-def main(root: Path, mode: str, outcome_file: Path, bug: str = "") -> None:
+def wait_for_tracer(now: bool) -> None:
+    """Until a line comes, where this is the moment."""
+    if now:
+        print("ready", flush=True)
+        sys.stdin.readline()
+
+
+def main(root: Path, mode: str, phase: str, outcome_file: Path, bug: str = "") -> None:
     disk = {"": OsDisk, "stubborn": Stubborn, "careless": Careless}[bug]()
     handle = outcome_file.open("r+b")
     outcomes = mmap.mmap(handle.fileno(), RECORDS + 1)
-    print("ready", flush=True)
-    sys.stdin.readline()
+    wait_for_tracer(phase == "start")
     try:
         writer = JournalWriter(root, role="w", mode=mode, group_window_ms=1, segment_max_bytes=350, disk=disk)  # type: ignore[arg-type]
     except JournalError:
         outcomes[RECORDS] = 2
     else:
+        wait_for_tracer(phase == "running")
         for n in range(RECORDS):
             try:
                 writer.append_blocking(FrameKind.REVIEW, {"n": n})
@@ -66,4 +73,4 @@ def main(root: Path, mode: str, outcome_file: Path, bug: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4]), *sys.argv[5:])
