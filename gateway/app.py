@@ -12,7 +12,7 @@ from gateway.door import DoorMiddleware
 from gateway.middleware import EdgeMiddleware
 from gateway.parts import Config, Parts
 from gateway.problems import install_problem_handlers
-from gateway.routes import ops, search
+from gateway.routes import feedback, openai, ops, requests, search
 
 _ABOUT = "도구 검색: 질문에 맞는 도구를 찾아 LLM으로 답합니다. Tool search: finds tools for a question, an LLM answers."
 
@@ -39,9 +39,11 @@ def create_app(config: Config, parts: Parts | None = None) -> FastAPI:
     )  # fmt: skip
     app.state.parts = opened
     install_problem_handlers(app, opened.metrics)
-    app.include_router(search.router)
-    app.include_router(ops.router)
-    app.include_router(ops.inside)
+    for router in (
+        search.router, feedback.feedback_router, feedback.review_router, requests.router, openai.router, ops.router,
+        ops.inside,
+    ):  # fmt: skip
+        app.include_router(router)
     # The last one added is the outermost: edge, CORS, door, routes.
     app.add_middleware(
         DoorMiddleware,

@@ -93,3 +93,24 @@ class JSONBodyError(AccessError):
 
     code = "invalid_json"
     status = 400
+
+
+class UnknownRequestError(MulleError):
+    """No request has this id, or it is another key's."""
+
+    code = "unknown_request"
+    status = 404
+
+
+class UnsupportedError(MulleError):
+    """An option of the OpenAI API that this service has no use for."""
+
+    code = "unsupported_parameter"
+    status = 400
+
+
+class UnknownModelError(MulleError):
+    """A model name that is not listed by /v1/models."""
+
+    code = "model_not_found"
+    status = 404

@@ -12,21 +12,26 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
+import structlog
 from ulid import ULID
 
 from gateway.access_settings import AccessSettings
 from gateway.auth import AccessControl
 from gateway.backend_holder import BackendHolder
+from gateway.embedder import QuestionEmbedder
 from gateway.keys import KeyStore, check_exposure, keys_path
 from gateway.metrics import GatewayMetrics
 from gateway.rate_limits import RateLimiter
+from gateway.recorder import Recorder
 from gateway.retriever_holder import RetrieverHolder
 from gateway.search import SearchService
 from gateway.settings import GatewaySettings
 from lake.errors import ModelMissingError
 from lake.files import sha256_file
 from lake.journal.disk import Disk
+from lake.journal.private import PrivateJournal, sweep
 from lake.journal.writer import JournalWriter
 from lake.settings import LakeSettings
 from serving.acks import AckWriter
@@ -40,6 +45,9 @@ from serving.retrieval_settings import RetrievalSettings
 from serving.retriever import Retriever
 from serving.retry import RetryBudget
 from serving.settings import ServingSettings
+
+_SWEEP_EVERY_S = 3600.0
+log = structlog.get_logger("gateway.parts")
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class Parts:
         """
         settings = config.gateway
         self.settings = settings
+        self.lake = config.lake
+        self.started_unix = int(time.time())
         self.metrics = GatewayMetrics()
         self.keys = KeyStore(keys_path(config.access, config.lake), config.access.keys_poll_s)
         check_exposure(settings.host, self.keys.usable)
@@ -89,6 +99,14 @@ class Parts:
             disk=disk,
         )
         self.metrics.watch_journal(self.journal)
+        self.private = PrivateJournal(
+            config.lake.private_journal_dir,
+            mode=settings.journal_mode,
+            group_window_ms=settings.journal_group_window_ms,
+            disk=disk,
+        )
+        self.recorder = Recorder(self.journal, self.private, settings.journal_timeout_s)
+        self._sweeper: asyncio.Task[None] | None = None
         worker = f"gateway-{os.getpid()}-{ULID()}"
         ack = AckWriter(config.lake.run_dir / "ack", worker) if settings.env_file is not None else None
         budget = RetryBudget()  # one for all backends: a switch must not refill it
@@ -109,15 +127,30 @@ class Parts:
             ack=ack,
             poll_s=settings.backend_poll_s,
         )
+        self.embedder = QuestionEmbedder(config.retrieval.embed_batch)
         self.search = SearchService(
-            settings, self.retrievers, prompts, self.journal, self.backends, self.metrics, template_sha256
-        )
+            settings, self.retrievers, self.embedder, prompts, self.recorder, self.backends, [self.metrics],
+            template_sha256,
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Start what watches: keys, backend and index."""
         await self.keys.start()
         await self.retrievers.start()
         await self.backends.start()
+        self._sweeper = asyncio.create_task(self._sweep(), name="private-sweep")
+
+    async def _sweep(self) -> None:
+        """Once an hour, take away what was kept of opted-out requests for long enough."""
+        root, days = self.lake.private_journal_dir, self.settings.opt_out_days
+        while True:
+            try:
+                removed = await asyncio.to_thread(sweep, root, days, datetime.now(UTC))
+                if removed:
+                    log.info("private_records_removed", folders=removed)
+            except OSError as error:  # tried again next time
+                log.error("private_sweep_failed", reason=str(error))
+            await asyncio.sleep(_SWEEP_EVERY_S)
 
     def begin_drain(self) -> None:
         """Readiness fails from now on, and the time for open requests runs. Safe to repeat, and in a signal handler."""
@@ -135,10 +168,15 @@ class Parts:
         await self.search.drain(max(0.5, began + self.settings.drain_timeout_s - time.monotonic()))
         await self.keys.aclose()
         await self.retrievers.aclose()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
         with contextlib.suppress(TimeoutError):  # a disk that hangs must not keep the process
-            await asyncio.wait_for(self.journal.aclose(), 10.0)
+            await asyncio.wait_for(asyncio.gather(self.journal.aclose(), self.private.aclose()), 10.0)
         await self.backends.aclose()
         self.search.close()
+        self.embedder.close()
 
     async def not_ready(self) -> dict[str, str]:
         """What keeps this worker from answering, by part; empty where it is ready."""

@@ -33,14 +33,15 @@ _TODO = {
 }
 
 
+_OUR_FAULT = "Something failed on our side: try again, and report the request_id if it stays."
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-def problem_body(
+def problem_fields(
     status: int, code: str, detail: str, request_id: str,
     extra: Mapping[str, Any] | None = None, path: str = "", param: str | None = None,
-) -> bytes:  # fmt: skip
-    """The JSON of one problem. `extra` members are added beside the standard ones; below /v1/ there is OpenAI's
+) -> dict[str, Any]:  # fmt: skip
+    """The members of one problem. `extra` members are added beside the standard ones; below /v1/ there is OpenAI's
     `error` member too (`param`: the first wrong field), so that its clients can show what went wrong.
     """
     body: dict[str, Any] = {
@@ -55,7 +56,22 @@ def problem_body(
     if path.startswith("/v1/"):
         kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         body["error"] = {"message": detail, "type": kind, "param": param, "code": code}
-    return orjson.dumps(body)
+    return body
+
+
+def error_fields(request: Request, error: Exception, metrics: GatewayMetrics) -> dict[str, Any]:
+    """The problem of an error that comes once the status is sent, as the last event of a stream; counted and logged
+    like any other.
+    """
+    known = error if isinstance(error, MulleError) else None
+    status, code = (known.status, known.code) if known else (500, "internal")
+    metrics.refused.labels(code).inc()
+    if known is None:
+        log.error("unexpected_error", exc_info=error)
+    elif status >= 500:
+        log.warning("refused", code=code, detail=str(known))
+    detail = str(known) if known else _OUR_FAULT
+    return problem_fields(status, code, detail, request.state.request_id, path=request.scope["path"])
 
 
 def problem(
@@ -65,7 +81,7 @@ def problem(
     """One problem as a response."""
     state = request.scope.get("state", {})
     request_id = str(state.get("request_id", ""))
-    body = problem_body(status, code, detail, request_id, extra, request.scope["path"], param)
+    body = orjson.dumps(problem_fields(status, code, detail, request_id, extra, request.scope["path"], param))
     response = Response(body, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
     if request_id:  # the edge adds it too, but an error outside of it is answered without the edge
         response.headers["x-request-id"] = request_id
@@ -74,7 +90,7 @@ def problem(
 
 async def send_problem(scope: Scope, send: Send, status: int, code: str, detail: str) -> None:
     """One problem from a layer before the routes."""
-    body = problem_body(status, code, detail, scope["state"]["request_id"], path=scope["path"])
+    body = orjson.dumps(problem_fields(status, code, detail, scope["state"]["request_id"], path=scope["path"]))
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
@@ -124,8 +140,7 @@ def install_problem_handlers(app: FastAPI, metrics: GatewayMetrics) -> None:
     def on_unexpected(request: Request, error: Exception) -> Response:
         metrics.refused.labels("internal").inc()
         log.error("unexpected_error", exc_info=error)
-        detail = "Something failed on our side: try again, and report the request_id if it stays."
-        return problem(request, 500, "internal", detail)
+        return problem(request, 500, "internal", _OUR_FAULT)
 
     app.add_exception_handler(MulleError, on_mulle_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)

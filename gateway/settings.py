@@ -51,6 +51,17 @@ class GatewaySettings(BaseSettings):
     )
 
     max_tokens: int = Field(default=160, ge=1, le=8192, description="Longest answer of the LLM, tokens.")
+    max_tokens_max: int = Field(
+        default=1024,
+        ge=1,
+        le=8192,
+        description="Longest answer that a caller of /v1/chat/completions may ask for, tokens.",
+    )
+    model_alias: str = Field(
+        default="mulle",
+        pattern=r"^[A-Za-z0-9._:/-]{1,100}$",
+        description="Name of this service in /v1/models; stands for whichever model is in service.",
+    )
     temperature: float = Field(
         default=0.0, ge=0, le=2, description="Sampling temperature; 0: always the likeliest token."
     )
@@ -64,6 +75,19 @@ class GatewaySettings(BaseSettings):
     )
     request_deadline_s: float = Field(
         default=75.0, gt=0, le=3600, description="Every request is answered or refused within this time, seconds."
+    )
+
+    stream_heartbeat_s: float = Field(
+        default=15.0, gt=0, le=300, description="Longest silence of a stream before a comment line is sent, seconds."
+    )
+    opt_out_days: float = Field(
+        default=7.0,
+        gt=0,
+        le=365,
+        description="How long the text of a request with `store: false` is kept for operations, days.",
+    )
+    feedback_max_chars: int = Field(
+        default=4000, ge=100, le=20_000, description="Longest comment or corrected answer of a feedback, characters."
     )
 
     max_in_flight: int = Field(

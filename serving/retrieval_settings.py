@@ -31,3 +31,6 @@ class RetrievalSettings(BaseSettings):
     cross_encoder_candidates: int = Field(
         default=20, ge=1, le=200, description="Best candidates that a CrossEncoder reads, where one is set."
     )
+    embed_batch: int = Field(
+        default=32, ge=1, le=1024, description="Questions embedded in one call of the encoder, at most."
+    )

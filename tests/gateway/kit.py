@@ -24,6 +24,7 @@ from lake.schemas.records import FrameKind
 from lake.schemas.rows import Tool
 
 ROOT = Path(__file__).resolve().parents[2]
+PATH = "/api/v1/search"
 SAMPLE = ROOT / "data" / "sample" / "catalog.jsonl"
 
 
@@ -46,10 +47,17 @@ TOOL_IDS = {"figma", "jira", "notion", "zoom", "docker", "sqlite", "papago", "ob
 
 @dataclass
 class Upstream:
-    """What the stub does and what it has seen. `status` other than 200 makes every completion fail."""
+    """What the stub does and what it has seen. `status` other than 200 makes every completion fail.
+
+    A stream sends `pieces`, each after `delay_s`; `break_after` closes the connection after so many. `hung_up`: streams
+    whose reader went before the end.
+    """
 
     name: str
     delay_s: float = 0.0
+    pieces: tuple[str, ...] = ("answer ", "of ", "화면")
+    break_after: int | None = None
+    hung_up: int = 0
     status: int = 200
     base: str = ""
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -76,6 +84,9 @@ def run_upstream(name: str, delay_s: float = 0.0) -> Iterator[Upstream]:
                     asked = orjson.loads(body)
                     state.seen.append(asked)
                     state.auth.append(headers.get("authorization", ""))
+                    if asked.get("stream") and state.status == 200:
+                        await _stream(state, asked, writer)
+                        return
                     await asyncio.sleep(state.delay_s)
                     status, answer = state.status, _completion(state.name, asked)
                 data = orjson.dumps(answer)
@@ -117,6 +128,31 @@ def run_upstream(name: str, delay_s: float = 0.0) -> Iterator[Upstream]:
     finally:
         loop.call_soon_threadsafe(task.cancel)
         thread.join(5)
+
+
+async def _stream(state: Upstream, asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    """Server-Sent Events until the end of the connection, as llama.cpp and vLLM send them."""
+
+    def chunk(delta: dict[str, Any], finish: str | None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        body = {"id": "x", "object": "chat.completion.chunk", "model": asked["model"], "choices": [choice], **more}
+        return b"data: " + orjson.dumps(body) + b"\n\n"
+
+    try:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+        writer.write(chunk({"role": "assistant", "content": ""}, None))
+        for number, piece in enumerate(state.pieces):
+            if number == state.break_after:
+                return
+            await asyncio.sleep(state.delay_s)
+            writer.write(chunk({"content": piece}, None))
+            await writer.drain()
+        writer.write(chunk({}, "stop"))
+        usage = {"prompt_tokens": 7, "completion_tokens": len(state.pieces), "total_tokens": 7 + len(state.pieces)}
+        writer.write(chunk({}, None, choices=[], usage=usage) + b"data: [DONE]\n\n")
+        await writer.drain()
+    except ConnectionError:
+        state.hung_up += 1
 
 
 def _completion(name: str, asked: dict[str, Any]) -> dict[str, Any]:

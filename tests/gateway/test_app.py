@@ -17,10 +17,7 @@ from gateway.parts import Config, Parts
 from lake.journal.disk import OsDisk
 from serving.encoders import load_encoder
 from serving.index import build_index
-from tests.gateway.kit import Upstream, read_journal, run, sample_tools, wait_until
-
-PATH = "/api/v1/search"
-
+from tests.gateway.kit import PATH, Upstream, read_journal, run, sample_tools, wait_until
 
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b'{"question": ""}', "invalid_question"),
