@@ -6,9 +6,8 @@ over; batches are of one encoder.
 
 from __future__ import annotations
 
-from serving.query_batcher import QueryBatcher
-
 from serving.encoders import Encoder, Vectors
+from serving.query_batcher import QueryBatcher
 from serving.retriever import EMBEDDED_CHARS, Retriever
 
 _KEPT = 2  # encoders: the one in service and the one that requests under way may still use

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.turns import TurnRecord
 from lake.journal.writer import JournalWriter
 
 STAGES = ("embed", "retrieve", "rerank", "prompt", "llm", "journal", "total")
@@ -39,7 +40,17 @@ class GatewayMetrics:
         )
         self.llm_retries = Counter("mulle_llm_retries", "Repeated calls to the LLM.", registry=self.registry)
         self.in_flight = Gauge("mulle_in_flight", "Search requests being worked on.", registry=self.registry)
+        self.feedback = Counter("mulle_feedback", "Feedback by thumb.", ["thumb"], registry=self.registry)
         self.http = Counter("mulle_http_responses", "HTTP responses by status.", ["status"], registry=self.registry)
+
+    def turn_ended(self, turn: TurnRecord) -> None:
+        """See `TurnObserver`."""
+        self.requests.labels(turn.outcome).inc()
+        self.observe_stages({**turn.latency_ms, "journal": turn.journal_s * 1000})
+        self.llm_retries.inc(turn.retries)
+        if turn.answer is not None:
+            self.tokens.labels("prompt").inc(turn.answer.prompt_tokens or 0)
+            self.tokens.labels("completion").inc(turn.answer.completion_tokens or 0)
 
     def observe_stages(self, latency_ms: Mapping[str, float]) -> None:
         """Record the stages of one request; unknown names are a mistake and raise."""

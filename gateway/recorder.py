@@ -68,8 +68,11 @@ class Recorder:
         return (await self._in_time(self._journal.append(kind, payload))).seq
 
     async def _twice(self, kind: FrameKind, public: dict[str, Any], private: dict[str, Any]) -> int:
-        both = asyncio.gather(self._journal.append(kind, public), self._private.append(kind, private))
-        return (await self._in_time(_both(both)))[0].seq
+        async def both() -> FramePosition:
+            written, _ = await asyncio.gather(self._journal.append(kind, public), self._private.append(kind, private))
+            return written
+
+        return (await self._in_time(both())).seq
 
     async def _in_time(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         try:
@@ -78,7 +81,3 @@ class Recorder:
             raise JournalError(
                 f"The journal did not take the record within {self._timeout_s:.0f} s (log_unavailable): check the disk."
             ) from error
-
-
-async def _both(writes: asyncio.Future[list[FramePosition]]) -> list[FramePosition]:
-    return await writes

@@ -187,7 +187,7 @@ def test_failure_of_our_own_is_journalled(make_config: Callable[..., Config]) ->
     async def work(client: httpx.AsyncClient, parts: Parts) -> None:
         assert parts.retrievers.current is not None
 
-        def broken(*_: object) -> None:
+        def broken(*_: object, **__: object) -> None:
             raise RuntimeError("planted")
 
         parts.retrievers.current.search = broken  # type: ignore[method-assign]
