@@ -52,9 +52,11 @@ class EdgeMiddleware:
             (b"traceparent", trace.traceparent.encode()),
             *FIXED_HEADERS,
         ]
+        state = scope.setdefault("state", {})
+        state["client_request_id"] = None
         if len(client_ids) == 1 and _SAFE_ID.match(client_ids[0]):
             headers.append((b"x-client-request-id", client_ids[0]))
-        state = scope.setdefault("state", {})
+            state["client_request_id"] = client_ids[0].decode("ascii")
         state["request_id"] = request_id
         state["trace"] = trace
         state["answer_headers"] = headers

@@ -142,7 +142,7 @@ class Parts:
 
     async def _sweep(self) -> None:
         """Once an hour, take away what was kept of opted-out requests for long enough."""
-        root, days = self.lake.private_journal_dir, self.settings.opt_out_days
+        root, days = self.lake.private_journal_dir, self.lake.opt_out_days
         while True:
             try:
                 removed = await asyncio.to_thread(sweep, root, days, datetime.now(UTC))

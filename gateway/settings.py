@@ -80,12 +80,6 @@ class GatewaySettings(BaseSettings):
     stream_heartbeat_s: float = Field(
         default=15.0, gt=0, le=300, description="Longest silence of a stream before a comment line is sent, seconds."
     )
-    opt_out_days: float = Field(
-        default=7.0,
-        gt=0,
-        le=365,
-        description="How long the text of a request with `store: false` is kept for operations, days.",
-    )
     feedback_max_chars: int = Field(
         default=4000, ge=100, le=20_000, description="Longest comment or corrected answer of a feedback, characters."
     )

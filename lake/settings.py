@@ -11,12 +11,19 @@ from lake.errors import SetupError
 
 
 class LakeSettings(BaseSettings):
-    """Folders of one Mulle; every path of the product derives from these two."""
+    """Folders of one Mulle, from which every path of the product derives, and how long private records are kept."""
 
     model_config = SettingsConfigDict(env_prefix="MULLE_", frozen=True, extra="ignore")
 
     data_dir: Path = Field(default=Path("data"), description="Folder of journal, lake, datasets, index and run files.")
     models_dir: Path = Field(default=Path("models"), description="Folder of base models, adapters and GGUF files.")
+
+    opt_out_days: float = Field(
+        default=7.0,
+        gt=0,
+        le=365,
+        description="How long the text of a request with `store: false` is kept for operations, days.",
+    )
 
     @property
     def sample_dir(self) -> Path:

@@ -16,5 +16,5 @@ def origin_of(request: Request) -> Origin:
         request_id=state.request_id,
         trace=state.trace,
         key_id=caller.key_id,
-        client_request_id=getattr(state, "client_request_id", None),
+        client_request_id=state.client_request_id,
     )

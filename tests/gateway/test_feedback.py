@@ -126,6 +126,19 @@ def test_reviews_reach_the_lake(make_config: Callable[..., Config]) -> None:
     run(make_config(), work)
 
 
+def test_ids_of_the_edge_are_logged(make_config: Callable[..., Config]) -> None:
+    async def work(client: httpx.AsyncClient, parts: Parts) -> None:
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        headers = {"x-request-id": "mine-1", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        reply = await client.post(PATH, json={"question": "화상 회의"}, headers=headers)
+        assert reply.headers["traceparent"].split("-")[1] == trace
+        (row,) = rows(parts, "requests")
+        assert row["request_id"] == reply.headers["x-request-id"] and row["client_request_id"] == "mine-1"
+        assert row["trace_id"] == trace and row["operation"] == "search" and row["streamed"] is False
+
+    run(make_config(), work)
+
+
 def test_unknown_requests_are_not_found(make_config: Callable[..., Config]) -> None:
     async def work(client: httpx.AsyncClient, _: Parts) -> None:
         reply = await client.get(f"/api/v1/requests/{ULID()}")

@@ -29,8 +29,8 @@ def routes(routed: Any) -> Iterator[tuple[str, Any]]:
         if hasattr(route, "effective_candidates"):
             yield from routes(route)
         else:
-            path = getattr(route, "path_format", None) or getattr(route, "path", route)
-            yield str(path), getattr(route, "dependant", None)
+            path = str(getattr(route, "path", route)).replace(":path}", "}")  # as OpenAPI writes it
+            yield path, getattr(route, "dependant", None)
 
 
 def without_scope(app: FastAPI) -> set[str]:
