@@ -45,10 +45,12 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def count_or_none(value: object) -> int | None:
+    """`value` where it can be a number of tokens."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 
 def text_or_none(value: object) -> str | None:
+    """`value` where it is a non-empty text."""
     return value if isinstance(value, str) and value else None
 
 
