@@ -18,6 +18,7 @@
     ├── BackendError           the LLM did not answer (HTTP 502)
     │   ├── BackendTimeout     (HTTP 504)
     │   ├── BackendOverloaded  (HTTP 503)
+    │   ├── BackendSuspended   it failed too often and is left alone for a while (HTTP 503)
     │   ├── BackendBadAnswer   not a chat completion
     │   └── BackendRefused     key, model name or prompt length
     ├── TrainingError          training ended without a usable adapter
@@ -106,6 +107,11 @@ class BackendTimeout(BackendError):
 
 class BackendOverloaded(BackendError):
     code = "llm_overloaded"
+    status = 503
+
+
+class BackendSuspended(BackendError):
+    code = "llm_suspended"
     status = 503
 
 

@@ -1,8 +1,9 @@
 """Which LLM server answers: profiles of the servers that speak the OpenAI protocol, and what may be asked of
 one.
 
-A backend is an immutable value made from `LLM_API_BASE`, `LLM_MODEL_NAME`, `LLM_API_KEY` (fallback
-`OPENAI_*`), `LLM_PROFILE`, `LLM_ADAPTER` and `LLM_GENERATION`. Invariant: no backend exists whose address is
+A backend is an immutable value made from `LLM_API_BASE`, `LLM_MODEL_NAME`, `LLM_API_KEY` (other names:
+`OPENAI_*`), `LLM_PROFILE`, `LLM_ADAPTER` and `LLM_GENERATION`; a second one, asked where the first fails, from
+`LLM_FALLBACK_*`. Invariant: no backend exists whose address is
 not plain http(s) or is link-local (cloud metadata services live there); the key never appears in `repr` or
 `public()`.
 """
@@ -51,6 +52,8 @@ _MARKS: tuple[tuple[str, str, str], ...] = (
     ("llamacpp", "/props", "default_generation_settings"),
     ("vllm", "/version", "version"),
 )
+CHAMPION = "champion"  # as a model name: whatever adapter the registry has in service
+_FALLBACK = "LLM_FALLBACK_"
 _METADATA_NAMES = {"metadata.google.internal", "metadata", "instance-data"}
 
 
@@ -64,6 +67,7 @@ class Backend:
     api_key: str = field(default="", repr=False)
     generation: int = 0  # counts up with every switch
     adapter: str = ""  # registry id of the adapter that the model carries, where it does
+    follows_champion: bool = False  # `model` changes with the registry's pointer; CHAMPION until it was looked up
 
     def public(self) -> dict[str, Any]:
         """What may be shown: everything but the key and the address's user part (there is none)."""
@@ -73,6 +77,7 @@ class Backend:
             "model": self.model,
             "adapter": self.adapter or None,
             "generation": self.generation,
+            "follows_champion": self.follows_champion,
         }
 
 
@@ -157,20 +162,33 @@ def backend_from_env(values: Mapping[str, str]) -> Backend:
     generation = first("LLM_GENERATION") or "0"
     if not (generation.isascii() and generation.isdigit()):
         raise SetupError(f"LLM_GENERATION={generation!r} is not a number: let `python -m serving.switch` write it.")
+    if model == CHAMPION:  # the adapter is the champion then, whatever LLM_ADAPTER says
+        return Backend(profile, base, model, key, int(generation), follows_champion=True)
     return Backend(profile, base, model, key, int(generation), first("LLM_ADAPTER"))
+
+
+def fallback_from_env(values: Mapping[str, str]) -> Backend | None:
+    """The second backend that `values` describe; None where LLM_FALLBACK_API_BASE is not set. Raises `SetupError`."""
+    given = {"LLM_" + name.removeprefix(_FALLBACK): text for name, text in values.items() if name.startswith(_FALLBACK)}
+    if not given.get("LLM_API_BASE", "").strip():
+        return None
+    try:
+        return backend_from_env({**given, "LLM_GENERATION": values.get("LLM_GENERATION", "")})
+    except SetupError as error:
+        raise SetupError(str(error).replace("LLM_", _FALLBACK), **error.detail) from error
 
 
 def backend_to_env(backend: Backend) -> dict[str, str]:
     """The env file's content for `backend`; `backend_from_env` gives it back."""
     values = {
         "LLM_API_BASE": backend.api_base,
-        "LLM_MODEL_NAME": backend.model,
+        "LLM_MODEL_NAME": CHAMPION if backend.follows_champion else backend.model,
         "LLM_PROFILE": backend.profile,
         "LLM_GENERATION": str(backend.generation),
     }
     if backend.api_key:
         values["LLM_API_KEY"] = backend.api_key
-    if backend.adapter:
+    if backend.adapter and not backend.follows_champion:
         values["LLM_ADAPTER"] = backend.adapter
     return values
 

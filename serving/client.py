@@ -81,13 +81,16 @@ class LLMClient:
         *,
         on_retry: Callable[[], None] | None = None,
         new_request: bool = True,
+        first_piece_s: float | None = None,
     ) -> AsyncGenerator[str | ChatAnswer, None]:
-        """Pieces of text as they come, then exactly one `ChatAnswer` with the whole; all within `deadline_s`.
+        """Pieces of text as they come, then exactly one `ChatAnswer` with the whole; all within `deadline_s`, and the
+        first piece within `first_piece_s`.
 
         Raises the `BackendError` family and nothing else; `detail["partial"]` is the text that had come, where an
         answer had begun. Tries again only before the first piece. Closing the iterator ends the server's work.
         """
         deadline = Deadline(deadline_s)
+        first = deadline if first_piece_s is None else deadline.within(first_piece_s)
         sent = {**_JSON, **headers} if headers else _JSON
         if new_request:
             self._budget.note_call()
@@ -95,7 +98,7 @@ class LLMClient:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             body = self._body(messages, max_tokens, temperature, stop, stream=True)
             try:
-                async with aclosing(self._pieces(body, sent, reading, deadline)) as pieces:
+                async with aclosing(self._pieces(body, sent, reading, first, deadline)) as pieces:
                     async for piece in pieces:
                         yield piece
             except Retriable as failure:
@@ -104,7 +107,7 @@ class LLMClient:
                 if reading.began:
                     message = "The LLM server broke off in the middle of its answer: see its log."
                     raise BackendBadAnswer(message, partial=reading.text) from failure
-                await self._pause(attempt, failure, deadline, on_retry)
+                await self._pause(attempt, failure, first, on_retry)
                 reading = ChatStream(self._max_response_bytes)
             except BackendTimeout as error:
                 if not reading.whole:
@@ -178,19 +181,19 @@ class LLMClient:
         raise AssertionError("unreachable")
 
     async def _pieces(
-        self, body: bytes, headers: Mapping[str, str], reading: ChatStream, deadline: Deadline
+        self, body: bytes, headers: Mapping[str, str], reading: ChatStream, first: Deadline, deadline: Deadline
     ) -> AsyncGenerator[str, None]:
         """One attempt at a streamed answer. A server that does not stream gives one piece."""
-        async with self._upstream.exchange("POST", "/chat/completions", body, headers, deadline) as response:
+        async with self._upstream.exchange("POST", "/chat/completions", body, headers, first) as response:
             if response.status != 200 or response.content_type != "text/event-stream":
-                answer = await self._upstream.whole_body(response, self._max_response_bytes, deadline)
+                answer = await self._upstream.whole_body(response, self._max_response_bytes, first)
                 self._note_refusal(response.status, answer)
                 check_status(response.status, response.headers.get("retry-after"), answer, self.backend)
                 for piece in reading.take_whole(parse_chat(answer)):
                     yield piece
                 return
             size, farewell = 0, False
-            while data := await self._upstream.next_bytes(response, deadline):
+            while data := await self._upstream.next_bytes(response, deadline if reading.began else first):
                 size += len(data)
                 if size > self._max_response_bytes * _STREAM_OVERHEAD:
                     raise BackendBadAnswer(f"The LLM server's stream is larger than {size} bytes: see its log.")

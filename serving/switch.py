@@ -25,13 +25,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lake.errors import BackendError, SetupError, SwitchError
 from lake.settings import LakeSettings
 from serving.acks import Ack, live_acks
-from serving.backends import Backend, backend_to_env, check_resolved
+from serving.backends import CHAMPION, Backend, backend_to_env, check_resolved
 from serving.cli import exit_code
 from serving.client import LLMClient
 from serving.envfile import parse_env, write_env_file
 from serving.targets import champion_id, choose_model, target_backend
 
-_OURS = ("LLM_", "OPENAI_")
+_REPLACED = ("LLM_", "OPENAI_")
+_KEPT = "LLM_FALLBACK_"  # the second backend stays what it is
 _POLL_S = 0.05
 
 
@@ -66,7 +67,7 @@ async def probe_backend(wanted: Backend, champion: str = "") -> Backend:
         try:
             served = await client.list_models()
         except BackendError:
-            if not wanted.model or wanted.model == "champion":
+            if wanted.model in ("", CHAMPION):
                 raise
             served = []  # some servers list nothing; the completion below decides
         chosen = choose_model(wanted, served, champion)
@@ -94,7 +95,7 @@ async def switch_backend(
         known = [ack.generation for ack in live_acks(ack_dir)]
         generation = max(_generation(old), 0, *known) + 1
         new = replace(chosen, generation=generation)
-        kept = {key: value for key, value in old.items() if not key.startswith(_OURS)}
+        kept = {key: value for key, value in old.items() if key.startswith(_KEPT) or not key.startswith(_REPLACED)}
         write_env_file(env_file, {**kept, **backend_to_env(new)})
         reason, workers = await _wait(ack_dir, generation, timeout_s)
         if not reason:

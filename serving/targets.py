@@ -16,7 +16,8 @@ import orjson
 from lake.errors import SetupError
 from lake.files import read_json, write_json_atomic
 from serving.answers import ModelCard
-from serving.backends import PROFILES, Backend, check_api_base
+from serving.backends import CHAMPION, PROFILES, Backend, check_api_base
+from serving.champion import follow, served_name
 
 FILE_NAME = "backends/targets.json"
 
@@ -80,15 +81,16 @@ def champion_id(models_dir: Path) -> str:
 
 
 def choose_model(backend: Backend, served: list[ModelCard], champion: str) -> Backend:
-    """`backend` with its model and adapter settled. Raises `SetupError` where nothing decides which model is
-    meant.
+    """`backend` with its model and adapter settled; without a model it follows the champion where it is served.
+
+    Raises `SetupError` where nothing decides which model is meant, or the champion is meant and not there.
     """
     names = [card.id for card in served]
+    if backend.follows_champion or backend.model == CHAMPION:
+        return follow(backend, served, champion)
+    if not backend.model and champion and served_name(served, champion):
+        return follow(backend, served, champion)
     model = backend.model
-    if model == "champion" and not champion:
-        raise SetupError("There is no champion yet (models/finetuned_adapter): name the model with --model.")
-    if model == "champion" or (not model and champion in names):
-        model = champion
     if not model and len(names) == 1:
         model = names[0]
     if not model:
