@@ -25,6 +25,7 @@ from gateway.keys import KeyStore, check_exposure, keys_path
 from gateway.metrics import GatewayMetrics
 from gateway.rate_limits import RateLimiter
 from gateway.recorder import Recorder
+from gateway.resilience_settings import ResilienceSettings
 from gateway.retriever_holder import RetrieverHolder
 from gateway.search import SearchService
 from gateway.settings import GatewaySettings
@@ -63,6 +64,7 @@ class Config:
     prompt: PromptSettings
     llm: Mapping[str, str]
     access: AccessSettings = field(default_factory=AccessSettings)
+    resilience: ResilienceSettings = field(default_factory=ResilienceSettings)
     workers: int = 1  # that share the rate limits
 
 
@@ -126,6 +128,8 @@ class Parts:
             values=config.llm,
             ack=ack,
             poll_s=settings.backend_poll_s,
+            models_dir=config.lake.models_dir,
+            resilience=config.resilience,
         )
         self.embedder = QuestionEmbedder(config.retrieval.embed_batch)
         self.search = SearchService(
@@ -185,7 +189,7 @@ class Parts:
             reasons["shutdown"] = "the gateway is shutting down"
         if self.retrievers.current is None:
             reasons["index"] = self.retrievers.reason
-        if self.backends.backend is None:
+        if not self.backends.can_answer:
             reasons["backend"] = self.backends.reason
         if not self.journal.healthy:
             try:

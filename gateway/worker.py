@@ -23,6 +23,7 @@ from gateway.access_settings import AccessSettings
 from gateway.app import create_app
 from gateway.logs import configure_logs
 from gateway.parts import Config, Parts
+from gateway.resilience_settings import FallbackLLMSettings, ResilienceSettings
 from gateway.settings import GatewaySettings, ProcessLLMSettings
 from gateway.supervisor import CLOSE_S, READY
 from gateway.worker_settings import WorkerSettings
@@ -44,12 +45,18 @@ def read_config() -> Config:
             serving=ServingSettings(),
             retrieval=RetrievalSettings(),
             prompt=PromptSettings(),
-            llm=ProcessLLMSettings().mapping() if gateway.env_file is None else {},
+            llm=process_llm() if gateway.env_file is None else {},
             access=AccessSettings(),
+            resilience=ResilienceSettings(),
             workers=WorkerSettings().workers,
         )
     except ValidationError as error:
         raise settings_error(error) from error
+
+
+def process_llm() -> dict[str, str]:
+    """`LLM_*`, `LLM_FALLBACK_*` and `OPENAI_*` of the process environment."""
+    return {**ProcessLLMSettings().mapping(), **FallbackLLMSettings().mapping()}
 
 
 class WorkerServer(uvicorn.Server):

@@ -45,6 +45,8 @@ async def readyz(request: Request) -> Response:
         "index": current.index.version if current else None,
         "index_note": (parts.retrievers.reason or None) if told else None,
         "backend_note": (parts.backends.reason or None) if told else None,
+        "fallback_note": (parts.backends.fallback_reason or None) if told else None,
+        "circuits": {state["role"]: state["state"] for state in parts.backends.states()},
         "keys_note": (parts.keys.reason or None) if told else None,
         "exact_token_counts": parts.exact_tokens,
     }
@@ -63,4 +65,14 @@ async def backend(request: Request) -> Response:
     """Profile, address, model, adapter and generation; never the key."""
     backends = request.app.state.parts.backends
     shown = backends.backend.public() if backends.backend is not None else None
-    return _json({"backend": shown, "note": backends.reason or None, "requests_on_replaced": backends.draining})
+    second = backends.fallback.public() if backends.fallback is not None else None
+    return _json(
+        {
+            "backend": shown,
+            "note": backends.reason or None,
+            "fallback": second,
+            "fallback_note": backends.fallback_reason or None,
+            "circuits": backends.states(),
+            "requests_on_replaced": backends.draining,
+        }
+    )

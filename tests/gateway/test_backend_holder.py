@@ -50,9 +50,9 @@ def test_in_flight_requests_keep_their_backend(tmp_path: Path) -> None:
             await until(lambda: holder.backend is not None and holder.backend.model == "m2")
             async with holder.lease() as new:
                 assert new is not None and new.backend.generation == 2
-            assert holder.draining == 1 and not old._client.closed  # type: ignore[attr-defined]
+            assert holder.draining == 1 and not old._targets[0].client.closed  # type: ignore[attr-defined]
             assert old.backend == Backend("vllm", "http://127.0.0.1:9001/v1", "m1", "", 1)
-        await until(lambda: old._client.closed)  # type: ignore[attr-defined,union-attr]
+        await until(lambda: old._targets[0].client.closed)  # type: ignore[attr-defined,union-attr]
         assert holder.draining == 0 and holder.switches == 1
         write_env_file(env_file, {"LLM_API_BASE": "nonsense"})
         await until(lambda: "LLM_" in holder.reason)

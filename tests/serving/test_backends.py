@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from serving.backends import (
     check_api_base,
     check_resolved,
     detect_profile,
+    fallback_from_env,
     guess_profile,
 )
 from serving.envfile import parse_env, read_env_file, write_env_file
@@ -163,15 +165,43 @@ def test_model_choice(tmp_path: Path) -> None:
     backend = Backend("vllm", "http://127.0.0.1:9/v1", "")
     base, adapter = ModelCard("base"), ModelCard("a-1", parent="base")
     assert choose_model(backend, [base], "").model == "base"
-    assert choose_model(backend, [base, adapter], "a-1") == Backend("vllm", backend.api_base, "a-1", adapter="a-1")
+    followed = choose_model(backend, [base, adapter], "a-1")
+    assert followed == Backend("vllm", backend.api_base, "a-1", adapter="a-1", follows_champion=True)
     named = choose_model(Backend("vllm", backend.api_base, "a-1"), [base, adapter], "")
-    assert named.adapter == "a-1"
-    assert choose_model(Backend("vllm", backend.api_base, "champion"), [], "a-9").model == "a-9"
+    assert named.adapter == "a-1" and not named.follows_champion
     with pytest.raises(SetupError, match="base, a-1"):
         choose_model(backend, [base, adapter], "")
     with pytest.raises(SetupError, match="no champion"):
         choose_model(Backend("vllm", backend.api_base, "champion"), [base], "")
+    with pytest.raises(SetupError, match="does not have the champion a-9"):
+        choose_model(Backend("vllm", backend.api_base, "champion"), [base, adapter], "a-9")
     assert champion_id(tmp_path) == ""
     (tmp_path / "adapters" / "a-5").mkdir(parents=True)
     (tmp_path / "finetuned_adapter").symlink_to("adapters/a-5")
     assert champion_id(tmp_path) == "a-5"
+
+
+def test_champion_in_the_environment() -> None:
+    followed = backend_from_env({**ENV, "LLM_MODEL_NAME": "champion", "LLM_ADAPTER": "stale"})
+    assert followed.follows_champion and followed.adapter == "" and followed.model == "champion"
+    settled = replace(followed, model="mulle-x", adapter="x")
+    assert backend_to_env(settled)["LLM_MODEL_NAME"] == "champion" and "LLM_ADAPTER" not in backend_to_env(settled)
+    assert settled.public()["follows_champion"] is True
+
+
+def test_fallback_of_the_environment() -> None:
+    assert fallback_from_env(ENV) is None
+    fallback = {
+        "LLM_FALLBACK_API_BASE": "http://127.0.0.1:8102/v1", "LLM_FALLBACK_MODEL_NAME": "base",
+        "LLM_FALLBACK_API_KEY": "key-2", "LLM_GENERATION": "3", "OPENAI_MODEL": "of the first",
+    }  # fmt: skip
+    found = fallback_from_env({**ENV, **fallback})
+    assert found == Backend("llamacpp", "http://127.0.0.1:8102/v1", "base", "key-2", 3)
+    assert fallback_from_env({**fallback, "LLM_FALLBACK_PROFILE": "vllm"}).profile == "vllm"  # type: ignore[union-attr]
+    for change, says in (
+        ({"LLM_FALLBACK_MODEL_NAME": ""}, "LLM_FALLBACK_MODEL_NAME is not set"),
+        ({"LLM_FALLBACK_API_BASE": "http://169.254.169.254/v1"}, "LLM_FALLBACK_API_BASE"),
+        ({"LLM_FALLBACK_PROFILE": "x"}, "LLM_FALLBACK_PROFILE"),
+    ):
+        with pytest.raises(SetupError, match=says):
+            fallback_from_env({**fallback, **change})
