@@ -2,7 +2,7 @@
 
 Users read JSON answers and streams byte by byte. Whoever saw a head knows an id: its request half is durable, and both
 halves where the answer or its last event came. All cycles share one lake: at the end each id is in it exactly once.
-Planted bug (`early`): the journal in `early_gateway` acknowledges before it writes.
+Planted bug: a journal that acknowledges before it writes.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def run(
     seed: int,
     scratch: Path,
     progress: Progress = quiet,
-    module: str = "gateway",
+    bug: str = "",
     stream_share: float = 0.5,
 ) -> Tally:
-    """`module`: what is started in place of the gateway, for a planted bug."""
+    """`bug`: one that `buggy_gateway` plants."""
     tally = Tally()
     data_dir, index = scratch / "data", make_index(scratch)
     delivered: set[str] = set()
     with run_model(delay_s=0.03, word_s=0.005) as model:
         for cycle_seed, rng in cycles_of(cycles, seed, tally, progress):
-            replies = _cycle(data_dir, index, model, cycle_seed, rng, tally, module, stream_share)
+            replies = _cycle(data_dir, index, model, cycle_seed, rng, tally, bug, stream_share)
             check_replies(replies, journalled(data_dir / "journal"), cycle_seed, tally)
             delivered |= {reply.request_id for reply in replies if reply.ended and reply.status == 200}
             tally.counts["kills"] += 1
@@ -51,11 +51,11 @@ def run(
 
 
 def _cycle(
-    data_dir: Path, index: Path, model: StubModel, seed: int, rng: random.Random, tally: Tally, module: str,
+    data_dir: Path, index: Path, model: StubModel, seed: int, rng: random.Random, tally: Tally, bug: str,
     stream_share: float,
 ) -> list[Reply]:  # fmt: skip
     env = {**model.env(), "MULLE_WORKERS": rng.choice(["1", "2"]), "MULLE_LOG_LEVEL": "warning"}
-    with running_gateway(data_dir, index, env, module) as gateway:
+    with running_gateway(data_dir, index, env, bug) as gateway:
         with Users(gateway.url, USERS, seed, stream_share) as users:
             time.sleep(rng.uniform(0.3, 1.5))
             workers = psutil.Process(gateway.process.pid).children()

@@ -33,8 +33,11 @@ def make_index(scratch: Path) -> Path:
 
 
 @contextlib.contextmanager
-def running_gateway(data_dir: Path, index: Path, env: Mapping[str, str], module: str = "gateway") -> Iterator[Gateway]:
-    """`python -m gateway` on a free port in a session of its own; ready inside the block, killed after it."""
+def running_gateway(data_dir: Path, index: Path, env: Mapping[str, str], bug: str = "") -> Iterator[Gateway]:
+    """`python -m gateway` on a free port in a session of its own; ready inside the block, killed after it.
+
+    `bug`: one of `buggy_gateway`'s in its place.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     link = data_dir / "index"
     if not link.exists():
@@ -42,7 +45,7 @@ def running_gateway(data_dir: Path, index: Path, env: Mapping[str, str], module:
     log_path = data_dir / "gateway.log"
     with log_path.open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", *(("tests.faults.buggy_gateway", bug) if bug else ("gateway",))],
             cwd=ROOT,
             env={
                 "PATH": os.environ["PATH"], "MULLE_PORT": "0", "MULLE_DATA_DIR": str(data_dir),

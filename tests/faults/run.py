@@ -24,7 +24,10 @@ if str(ROOT) not in sys.path:  # started as a file, not as a module: tests are n
 from tests.faults.harness import Harness, Lines, Tally, report_lines  # noqa: E402
 
 # In the order of docs/proof.md: the journal first, then whole gateways, the longest last.
-MODULES = ("damage", "journal_model", "crash_replay", "power_cut", "syscalls", "kill", "gateway_kill", "signals")
+MODULES = (
+    "damage", "quarantine", "journal_model", "crash_replay", "power_cut", "syscalls", "kill",
+    "gateway_kill", "gateway_power", "signals", "disconnects", "disk_full",
+)  # fmt: skip
 
 
 def harnesses() -> dict[str, Harness]:

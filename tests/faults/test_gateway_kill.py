@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults import gateway_kill
 from tests.faults.harness import CI_SEED
+
+pytestmark = pytest.mark.slow
 
 
 def test_no_delivered_answer_is_lost(tmp_path: Path) -> None:
@@ -15,5 +19,5 @@ def test_no_delivered_answer_is_lost(tmp_path: Path) -> None:
 
 
 def test_a_gateway_that_answers_too_early_is_caught(tmp_path: Path) -> None:
-    tally = gateway_kill.run(1, CI_SEED, tmp_path, module="tests.faults.early_gateway")
+    tally = gateway_kill.run(1, CI_SEED, tmp_path, bug="early")
     assert tally.counts["lost"] and "half is lost" in tally.failures[0]

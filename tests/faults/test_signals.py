@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.faults import signals
 from tests.faults.harness import CI_SEED
+
+pytestmark = pytest.mark.slow
 
 
 def test_nothing_is_dropped(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Gateways with a planted bug (one worker, no parent), which the harnesses of this folder have to catch.
+
+`python -m tests.faults.buggy_gateway early|forgets|deaf|heedless`, started by tests in place of the gateway:
+early: its journal acknowledges at once and writes half a second later; forgets: a client that goes away leaves no
+second half; deaf: it never learns that the reader of a stream has gone; heedless: it answers 200 although the journal
+failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from gateway import parts as gateway_parts
+from gateway import worker
+from gateway.__main__ import open_socket
+from gateway.search import SearchService
+from gateway.stream import SearchStream
+from lake.errors import JournalError
+from lake.journal.writer import FramePosition, JournalWriter
+from lake.schemas.records import FrameKind
+
+
+class EarlyJournal(JournalWriter):
+    """Acknowledges what it has not written."""
+
+    _numbers = itertools.count(1)
+    _later: ClassVar[set[asyncio.Task[None]]] = set()
+
+    async def append(self, kind: FrameKind, payload: dict[str, Any]) -> FramePosition:
+        async def write() -> None:
+            await asyncio.sleep(0.5)
+            await super(EarlyJournal, self).append(kind, payload)
+
+        task = asyncio.create_task(write())
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+        return FramePosition("00000001.mjl", 0, next(self._numbers))
+
+
+class HeedlessJournal(JournalWriter):
+    """Takes a failed append for a good one."""
+
+    async def append(self, kind: FrameKind, payload: dict[str, Any]) -> FramePosition:
+        try:
+            return await super().append(kind, payload)
+        except JournalError:
+            return FramePosition("00000001.mjl", 0, 1)
+
+
+def _early() -> None:
+    patched: Any = gateway_parts
+    patched.JournalWriter = EarlyJournal
+
+
+def _heedless() -> None:
+    patched: Any = gateway_parts
+    patched.JournalWriter = HeedlessJournal
+
+
+def _forgets() -> None:
+    patched: Any = SearchService
+    finish = patched._finish
+
+    async def forgetful(self: SearchService, turn: Any, request_seq: int, *, gone: bool) -> None:
+        if not gone:
+            await finish(self, turn, request_seq, gone=gone)
+
+    patched._finish = forgetful
+
+
+def _deaf() -> None:
+    patched: Any = SearchStream
+    patched.abandon = lambda self: None
+
+
+BUGS: dict[str, Callable[[], None]] = {"early": _early, "forgets": _forgets, "deaf": _deaf, "heedless": _heedless}
+
+
+def main() -> int:
+    BUGS[sys.argv[1]]()
+    listener = open_socket("127.0.0.1", 0)
+    ours, parents = socket.socketpair()
+    print(f"gateway: listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    with parents:
+        fds = ["--listen-fd", str(listener.detach()), "--channel-fd", str(ours.detach())]
+        return worker.main(["--slot", "0", "--starts", "1", *fds])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
