@@ -113,7 +113,11 @@ class Stand:
             )
             command = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
             ready = f"http://127.0.0.1:{port}/health/liveliness"
-            env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+            env = {
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                "LITELLM_LOG": "ERROR",
+                "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # nothing else listens; less work for it
+            }
         else:
             command = [
                 str(program), "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin",

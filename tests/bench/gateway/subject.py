@@ -15,12 +15,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from gateway import parts as gateway_parts
 from gateway import worker
 from gateway.__main__ import open_socket
 from lake.journal.writer import FramePosition, JournalCounters
 from lake.schemas.records import RetrievedItem
 from lake.text import detect_lang
+from serving.encoders import Vectors
 from serving.retriever import Retrieval
 from tests.gateway.kit import sample_tools
 
@@ -49,8 +52,22 @@ class FixedRetriever:
 
     def search(self, question: str, top_k: int = 3, lang: str | None = None, **_: Any) -> Retrieval:
         """At once."""
-        latency_ms = {"embed": 0.0, "retrieve": 0.0, "rerank": 0.0}
+        latency_ms = {"retrieve": 0.0, "rerank": 0.0}
         return Retrieval(next(self._next), latency_ms, lang or detect_lang(question), "bench", "bench")
+
+
+class NoEmbedder:
+    """In the place of `QuestionEmbedder`: at once, one vector for every question."""
+
+    def __init__(self, max_batch: int) -> None:
+        del max_batch
+        self._vector = np.zeros(1, np.float32)
+
+    async def embed(self, retriever: FixedRetriever, question: str) -> Vectors:
+        return self._vector
+
+    def close(self) -> None:
+        return
 
 
 class ForgetfulJournal:
@@ -76,6 +93,7 @@ def main() -> int:
     port, journal = sys.argv[1:3]
     patched: Any = gateway_parts
     patched._loader = lambda *_: FixedRetriever
+    patched.QuestionEmbedder = NoEmbedder
     if journal == "off":
         patched.JournalWriter = ForgetfulJournal
     listener = open_socket("127.0.0.1", int(port))
