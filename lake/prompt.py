@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lake.errors import QuestionError
 from lake.schemas.records import RetrievedItem
@@ -42,63 +43,87 @@ class Prompt:
     version: str
 
 
-@dataclass
-class _Entry:
-    """One line of the context while it grows; `ranked` are sentence positions, most relevant first."""
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What an entry's own text gives, whatever the question is."""
 
-    id: str
     head: str
     url: str
-    sentences: list[str]
-    ranked: list[int]
+    sentences: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One line of the context while it grows; `chosen` are the sentences that it shows, by position."""
+
+    id: str
+    source: _Source
     chosen: set[int]
 
     def line(self, number: int) -> str:
-        shown = [self.sentences[position] for position in sorted(self.chosen)]
-        body = " ".join([*shown, self.url] if self.url else shown)
-        return f"{number}. {self.head} - {body}" if body else f"{number}. {self.head}"
+        source = self.source
+        shown = [source.sentences[position] for position in sorted(self.chosen)]
+        body = " ".join([*shown, source.url] if source.url else shown)
+        return f"{number}. {source.head} - {body}" if body else f"{number}. {source.head}"
 
 
-def _features(text: str) -> tuple[set[str], set[str]]:
+def _features(text: str) -> tuple[frozenset[str], frozenset[str]]:
     """Lower-case words, and character bigrams of the Hangul ones (particles make words differ in Korean)."""
-    words = {word.lower() for word in _WORD.findall(text)}
-    bigrams = {word[i : i + 2] for word in words if word[0] >= "가" for i in range(len(word) - 1)}
+    words = frozenset(word.lower() for word in _WORD.findall(text))
+    bigrams = frozenset(word[i : i + 2] for word in words if word[0] >= "가" for i in range(len(word) - 1))
     return words, bigrams
 
 
-def _relevance(question: tuple[set[str], set[str]], sentence: str) -> float:
+# Catalogue texts repeat from question to question, and reading them is most of the work of a prompt. Questions are
+# never kept.
+_sentence_features = lru_cache(maxsize=4096)(_features)
+
+
+def _relevance(question: tuple[frozenset[str], frozenset[str]], sentence: str) -> float:
     """Share of the question's words plus share of its Hangul bigrams that the sentence holds: 0..2."""
-    words, bigrams = _features(sentence)
+    words, bigrams = _sentence_features(sentence)
     score = len(question[0] & words) / len(question[0]) if question[0] else 0.0
     return score + (len(question[1] & bigrams) / len(question[1]) if question[1] else 0.0)
 
 
-def _sentences(item: RetrievedItem) -> list[str]:
+def _sentences(description: str, chunk_text: str) -> list[str]:
     """Sentences of the description, then those of the matched passage that say something else."""
     found: list[str] = []
-    for sentence in split_sentences(item.description):
+    for sentence in split_sentences(description):
         if sentence not in found:
             found.append(sentence)
     described = len(found)
-    for sentence in split_sentences(item.chunk_text):
+    for sentence in split_sentences(chunk_text):
         repeats = any(sentence in known or known in sentence for known in found[:described])
         if not repeats and sentence not in found:
             found.append(sentence)
     return found
 
 
-def _entry(item: RetrievedItem, question: tuple[set[str], set[str]], lang: str) -> _Entry:
-    name = one_line(item.name) or one_line(item.id)
-    category = one_line(item.category)
-    sentences = _sentences(item)
+@lru_cache(maxsize=2048)
+def _source(id: str, name: str, category: str, url: str, description: str, chunk_text: str) -> _Source:
+    title, group = one_line(name) or one_line(id), one_line(category)
+    head = f"{title} ({group})" if group else title
+    return _Source(head, clean_url(url), tuple(_sentences(description, chunk_text)))
+
+
+def _ranked(sentences: Sequence[str], question: str, lang: str) -> list[int]:
+    """Positions of the sentences that are considered at all, most relevant first."""
+    wanted = _features(one_line(question))
 
     def order(position: int) -> tuple[bool, float, int]:
         sentence = sentences[position]
-        return detect_lang(sentence) != lang, -_relevance(question, sentence), position
+        return detect_lang(sentence) != lang, -_relevance(wanted, sentence), position
 
-    ranked = sorted(range(len(sentences)), key=order)[:_MAX_SENTENCES]
-    head = f"{name} ({category})" if category else name
-    return _Entry(item.id, head, clean_url(item.url), sentences, ranked, set(ranked))
+    return sorted(range(len(sentences)), key=order)[:_MAX_SENTENCES]
+
+
+def _entry(item: RetrievedItem, question: str, lang: str) -> _Entry:
+    """All that is considered of an entry is chosen; how it ranks matters only where it is too much."""
+    source = _source(item.id, item.name, item.category, item.url, item.description, item.chunk_text)
+    count = len(source.sentences)
+    chosen = range(count) if count <= _MAX_SENTENCES else _ranked(source.sentences, question, lang)
+    return _Entry(item.id, source, set(chosen))
 
 
 def _render(entries: Sequence[_Entry]) -> str:
@@ -123,13 +148,12 @@ def summarise(
     """
     if max_items < 1 or budget_tokens < 1:
         raise ValueError("max_items and budget_tokens must be at least 1")
-    wanted = _features(one_line(question))
     entries: list[_Entry] = []
     seen: set[str] = set()
     for item in sorted(items, key=lambda item: item.rank):
         if item.id not in seen and len(entries) < max_items:
             seen.add(item.id)
-            entries.append(_entry(item, wanted, lang))
+            entries.append(_entry(item, question, lang))
     whole = _render(entries)
     if entries and count_tokens(whole) <= budget_tokens:
         return whole, [entry.id for entry in entries]
@@ -139,12 +163,13 @@ def summarise(
         entry.chosen = set()
         if count_tokens(_render([*shown, entry])) <= budget_tokens:
             shown.append(entry)
+    ranked = [_ranked(entry.source.sentences, question, lang) for entry in shown]
     for place in range(_MAX_SENTENCES):
-        for entry in shown:
-            if place < len(entry.ranked):
-                entry.chosen.add(entry.ranked[place])
+        for entry, positions in zip(shown, ranked, strict=True):
+            if place < len(positions):
+                entry.chosen.add(positions[place])
                 if count_tokens(_render(shown)) > budget_tokens:
-                    entry.chosen.discard(entry.ranked[place])
+                    entry.chosen.discard(positions[place])
     if not shown:
         nothing = NOTHING_FOUND["ko" if lang == "ko" else "en"]
         return (nothing if count_tokens(nothing) <= budget_tokens else ""), []

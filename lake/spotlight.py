@@ -31,6 +31,8 @@ _TRAILING = ".,;:!?。、，！？…"
 
 def _printable(text: str) -> str:
     """Line breaks, tabs and odd spaces become spaces; other control and format characters go."""
+    if text.isprintable():  # then it holds none of them
+        return text
     out: list[str] = []
     for char in text:
         if char in "\t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2028\u2029":
@@ -42,14 +44,15 @@ def _printable(text: str) -> str:
 
 def one_line(text: str) -> str:
     """`text` as one NFC line that forges nothing. Idempotent; a harmless line comes back as it was."""
-    if not text.isascii() or not text.isprintable():
-        text = _printable(nfc(text))
-    while (plain := _MARKDOWN_LINK.sub(r"\1", text)) != text:  # links within links
-        text = plain
-    text = _TAG_OPEN.sub("‹", text)
-    text = _BRACKET_MARKER.sub(r"(\1)", text)
+    text = _printable(nfc(text))
+    if "[" in text:
+        while (plain := _MARKDOWN_LINK.sub(r"\1", text)) != text:  # links within links
+            text = plain
+        text = _BRACKET_MARKER.sub(r"(\1)", _TAG_OPEN.sub("‹", text))
+    elif "<" in text:
+        text = _TAG_OPEN.sub("‹", text)
     text = _SECTION.sub(r"\1 -", text)
-    return nfc(_SPACES.sub(" ", text).strip())
+    return nfc(" ".join(text.split()))  # splits at what `\s` means
 
 
 def clean_url(url: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
+from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +16,8 @@ from lake.prompt import PROMPT_VERSION, Prompt, PromptBuilder, summarise
 from lake.schemas.records import RetrievedItem
 from lake.spotlight import clean_url, find_urls, one_line, split_sentences
 from lake.text import sha256_text
+
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 
 
 def item(rank: int, name: str, description: str, url: str = "", category: str = "", chunk: str = "") -> RetrievedItem:
@@ -157,6 +162,28 @@ def test_sentences_and_urls() -> None:
     ]
     assert find_urls("링크: https://a.b/c. (http://d.e)") == ["https://a.b/c", "http://d.e"]
     assert clean_url(" https://a.b/ c\x00\n") == "https://a.b/c"
+
+
+def test_no_prompt_of_the_sample_has_changed() -> None:
+    """Training and serving must agree: another digest means another `PROMPT_VERSION`."""
+    tools = [orjson.loads(line) for line in (SAMPLE / "catalog.jsonl").read_bytes().splitlines()]
+    questions = [orjson.loads(line)["question"] for line in (SAMPLE / "questions.jsonl").read_bytes().splitlines()]
+    digest = hashlib.sha256()
+    for budget in (60, 160, 1_000):
+        builder = PromptBuilder(words, budget // 4, 3)
+        for number, question in enumerate(questions):
+            found = [
+                RetrievedItem(
+                    rank, 1 / rank, tool["id"], tool["name"], tool["url"], tool["description_ko"],
+                    tool["description_en"], tool["tags"], tool["category"],
+                )
+                for rank, tool in enumerate((tools * 2)[number % len(tools) :][:4], start=1)
+            ]  # fmt: skip
+            digest.update(builder.build(question, found).text.encode())
+    assert (PROMPT_VERSION, digest.hexdigest()) == (
+        "prompt-1",
+        "48a5762e87002811a9d7588b36e35a878cef9a69ff83e3329e7dfeea38b8b31e",
+    )
 
 
 TEXT = st.text(
