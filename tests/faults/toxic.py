@@ -256,7 +256,7 @@ class ToxicServer:
     connections: int = 0
     trapped: int = 0
     _loop: asyncio.AbstractEventLoop | None = None
-    _listener: asyncio.Server | None = None
+    _accepting: asyncio.Task[None] | None = None
     _name: str = "good"
     _left: int | None = None  # completions until it is good again; None: for good
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -269,24 +269,40 @@ class ToxicServer:
 
     async def _behave(self, name: str, times: int | None) -> None:
         self._name, self._left = name, times
-        if name == "refuse" and self._listener is not None:
-            self._listener.close()
-            self._listener = None
-            for task in list(self._tasks):  # connections that are kept open would still be served
-                task.cancel()
-        elif name != "refuse" and self._listener is None:
-            self._listener = await self._listen()
+        if name == "refuse":
+            await self._close()
+        elif self._accepting is None:
+            self._listen()
 
-    async def _listen(self) -> asyncio.Server:
+    def _listen(self) -> None:
+        """Accepts by hand: asyncio's server leaks connections that wait while it is closed (Python 3.11)."""
         port = int(self.base.rsplit(":", 1)[1].split("/")[0]) if self.base else 0
-        listener = await asyncio.start_server(self._serve, "127.0.0.1", port, backlog=1024)
-        self.base = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"
-        return listener
+        listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        listener.setblocking(False)
+        self.base = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(listener))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def _accept(self, listener: socket.socket) -> None:
+        with listener:
+            while True:
+                connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+                task = asyncio.create_task(self._serve(connection))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _close(self) -> None:
+        """Accept nothing more and end what is open: connections that are kept alive would still be served."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+            self._accepting = None
+        await asyncio.sleep(0)  # every task has begun, so each closes its connection
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
         self.connections += 1
         try:
             while not writer.is_closing():
@@ -297,12 +313,12 @@ class ToxicServer:
                         length = int(line.split(b":")[1])
                 body = await reader.readexactly(length)
                 await self._respond(head.split(b" ")[1].decode("latin-1"), body, Exchange(reader, writer))
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._tasks.discard(task)
             self.connections -= 1
-            writer.transport.abort()
+            if not writer.is_closing():  # what was closed in order may still have bytes to send
+                writer.transport.abort()
 
     async def _respond(self, path: str, body: bytes, ask: Exchange) -> None:
         if not path.endswith("/chat/completions"):
@@ -320,27 +336,24 @@ class ToxicServer:
         ask.streamed = asked.get("stream") is True
         await act(ask)
 
-    async def _end(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)
-
 
 @contextlib.contextmanager
 def run_toxic() -> Iterator[ToxicServer]:
     """A server on a free port, good at first; ended with the block."""
     server = ToxicServer()
+
+    async def end() -> None:
+        await server._close()
+        await asyncio.sleep(0)  # aborted transports close their sockets
+
     loop = server._loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="toxic", daemon=True)
     thread.start()
     try:
-        server._listener = asyncio.run_coroutine_threadsafe(server._listen(), loop).result(10)
+        server.behave("good")
         yield server
     finally:
-        asyncio.run_coroutine_threadsafe(server._end(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
