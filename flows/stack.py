@@ -19,7 +19,7 @@ from lake.errors import MulleError
 from lake.registry import Registry
 from lake.settings import LakeSettings
 from serving import processes
-from serving.backends import Backend
+from serving.backends import Backend, following_champion
 from serving.settings import ServingSettings
 from serving.targets import save_target
 
@@ -54,9 +54,10 @@ def _start(stack: Stack) -> None:
             save_target(
                 stack.lake.run_dir, "lmstudio", Backend("lmstudio", stack.llamacpp_tuned_url, name, adapter=name)
             )
-        backend = stack.serve_champion()
+        # A later promotion loads its adapter into this vLLM, and the gateway follows.
+        backend = following_champion(stack.serve_champion())
         save_target(stack.lake.run_dir, "vllm", backend)
-    switch(stack.gateway, backend)
+    switch(stack.gateway, backend, champion.adapter_id if champion is not None else "")
     stack.start_gateway()
 
 

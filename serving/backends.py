@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -132,6 +132,11 @@ def check_resolved(backend: Backend) -> None:
     for address in found:
         if _forbidden(address):
             raise SetupError(f"LLM_API_BASE names {host}, which is {address}: not permitted.", host=host)
+
+
+def following_champion(backend: Backend) -> Backend:
+    """The same server, asked for whatever adapter the registry has in service."""
+    return replace(backend, model=CHAMPION, adapter="", follows_champion=True)
 
 
 def guess_profile(api_base: str) -> str:

@@ -32,9 +32,11 @@ class GatewayAt:
         return self.run_dir / "ack"
 
 
-def switch(gateway: GatewayAt, backend: Backend) -> SwitchReport:
-    """Probe `backend`, put it into the gateway's environment, wait for the acknowledgement."""
-    return asyncio.run(switch_backend(backend, gateway.env_file, gateway.ack_dir))
+def switch(gateway: GatewayAt, backend: Backend, champion: str = "") -> SwitchReport:
+    """Probe `backend`, put it into the gateway's environment, wait for the acknowledgement. `champion`: id of the
+    adapter in service, for a backend that follows it.
+    """
+    return asyncio.run(switch_backend(backend, gateway.env_file, gateway.ack_dir, champion=champion))
 
 
 def move_under_load(
