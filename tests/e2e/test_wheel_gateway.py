@@ -74,7 +74,8 @@ def test_streams_and_clients_on_both_servers_and_the_champion_is_followed(turned
         assert answer.choices[0].message.content and answer.usage and answer.usage.completion_tokens <= 16
         request_id = answer.id.removeprefix("chatcmpl-")
 
-    # Last of all tests that share the turn. Back to no champion: the model in service stays, and the gateway says what is wrong, until there is one again.
+    # Last of all tests that share the turn. Without a champion the model in service stays, and the gateway says what
+    # is wrong, until there is one again.
     registry.rollback("test", "followed within a second")
     with httpx.Client(base_url=stack.gateway_url, trust_env=False, timeout=120) as client:
         begun = time.monotonic()
