@@ -169,7 +169,8 @@ def _run(argv: Sequence[str] | None) -> int:
         follow = f"{done.workers} worker(s) acknowledged in {done.seconds:.1f} s"
     else:
         follow = f"no running gateway follows {env_file}: it counts from the next start with MULLE_ENV_FILE set"
-    print(f"switched to {to.profile} {to.api_base}, model {to.model}, generation {to.generation}; {follow}")
+    model = f"model {to.model}" + (" (follows the champion)" if to.follows_champion else "")
+    print(f"switched to {to.profile} {to.api_base}, {model}, generation {to.generation}; {follow}")
     return 0
 
 

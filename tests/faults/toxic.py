@@ -5,8 +5,8 @@
         llm.behave("reset", times=2)    # for the next two completions, then good
 
 Speaks HTTP by hand, since most of what it does no server library would. `llm.asked` holds the bodies of completions,
-`llm.connections` counts open ones, `llm.trapped` counts whoever followed a redirect. A name in `TOXICS` says what is
-done to a plain and to a streamed completion, and as what a client must see each.
+`llm.models` is what it lists, `llm.connections` counts open ones, `llm.trapped` counts whoever followed a redirect. A
+name in `TOXICS` says what is done to a plain and to a streamed completion, and as what a client must see each.
 """
 
 from __future__ import annotations
@@ -253,6 +253,8 @@ class ToxicServer:
 
     base: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
+    models: list[str] = field(default_factory=lambda: ["toxic"])  # what /v1/models lists
+    strict: bool = False  # models that are not listed are 404, as in vLLM
     connections: int = 0
     trapped: int = 0
     _loop: asyncio.AbstractEventLoop | None = None
@@ -324,10 +326,14 @@ class ToxicServer:
         if not path.endswith("/chat/completions"):
             self.trapped += path == "/trap"
             known = path.endswith("/models")
-            await ask.answer(b'{"data": [{"id": "toxic"}]}' if known else b"{}", 200 if known else 404)
+            listed = {"data": [{"id": name, "parent": None} for name in self.models]} if known else {}
+            await ask.answer(orjson.dumps(listed), 200 if known else 404)
             return
         asked = orjson.loads(body)
         self.asked.append(asked)
+        if self.strict and asked["model"] not in self.models:
+            await ask.answer(b'{"error": {"message": "The model does not exist."}}', 404)
+            return
         act = _good if self._name == "good" else TOXICS[self._name].act
         if self._left is not None:
             self._left -= 1

@@ -18,7 +18,7 @@ from lake.errors import BackendError, SetupError, SwitchError
 from serving.acks import AckWriter, live_acks
 from serving.backends import Backend
 from serving.envfile import read_env_file, write_env_file
-from serving.switch import main, switch_backend
+from serving.switch import SwitchReport, main, switch_backend
 from serving.targets import save_target
 
 
@@ -173,6 +173,39 @@ def test_without_an_old_file_a_refusal_leaves_none(server: Server, tmp_path: Pat
         do_switch(server, env_file)
     worker.stop()
     assert not env_file.exists()
+
+
+def test_the_fallback_survives(server: Server, tmp_path: Path) -> None:
+    env_file = tmp_path / "gateway.env"
+    fallback = {"LLM_FALLBACK_API_BASE": "http://127.0.0.1:8102/v1", "LLM_FALLBACK_MODEL_NAME": "base",
+                "LLM_FALLBACK_API_KEY": "key-2", "LLM_FALLBACK_PROFILE": "llamacpp"}  # fmt: skip
+    write_env_file(env_file, {**OLD, **fallback, "LLM_API_KEY": "old-key", "OPENAI_API_KEY": "older"})
+    do_switch(server, env_file)
+    values = read_env_file(env_file)
+    assert fallback.items() <= values.items() and values["LLM_MODEL_NAME"] == "base"
+    assert "LLM_API_KEY" not in values and "OPENAI_API_KEY" not in values
+
+
+def test_champion_is_looked_up_and_followed(server: Server, tmp_path: Path) -> None:
+    env_file = tmp_path / "gateway.env"
+    write_env_file(env_file, OLD)
+    before = env_file.read_bytes()
+    champion = "0123456789abcdef"
+    wanted = Backend("vllm", server.base, "champion")
+
+    def switch() -> SwitchReport:
+        return asyncio.run(switch_backend(wanted, env_file, tmp_path / "ack", champion=champion))
+
+    with pytest.raises(SetupError, match=f"does not have the champion {champion}"):
+        switch()
+    assert env_file.read_bytes() == before and server.completions == []
+    loaded = f"mulle-{champion}-01kb0000000000000000000000"
+    server.models.append({"id": loaded, "parent": "base"})
+    report = switch()
+    assert (report.backend.model, report.backend.adapter) == (loaded, champion)
+    assert server.completions[0]["model"] == loaded  # the probe asks for the adapter itself
+    values = read_env_file(env_file)
+    assert values["LLM_MODEL_NAME"] == "champion" and "LLM_ADAPTER" not in values
 
 
 def test_one_switch_at_a_time(server: Server, tmp_path: Path) -> None:
