@@ -1,10 +1,12 @@
 """Durable appends for one worker: one thread, one open segment, group commit.
 
 Writes `<root>/<role>-<pid>-<boot>/`. Callers queue encoded frames; the thread takes all that gathered while
-the last fdatasync ran, writes them in one piece and syncs once, so there is no timer in `sync` mode.
-Invariants: in `sync` mode an append returns only after its bytes are synced; what fails is reported to every
-waiter of that batch and never retried on the same descriptor; a caller that is cancelled still gets its
-record written; the queue is bounded.
+the last fdatasync ran, writes them in one piece and syncs once. A record that nobody waits for yet may be held
+for a moment (`submit`), so that the next one takes it along: one sync for both halves of a quick request.
+Invariants: in `sync` mode an append returns only after its bytes are synced; frames lie in the order of their
+numbers; what fails is reported to every waiter of that batch and never retried on the same descriptor, and no
+record is written whose first half failed; a caller that is cancelled still gets its record written; the queue
+is bounded.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,42 +29,14 @@ import orjson
 from lake.errors import JournalError
 from lake.journal.disk import Disk, OsDisk
 from lake.journal.frames import FrameTooLargeError, encode
+from lake.journal.pending import FramePosition, JournalCounters, Pending, Result, resolve
 from lake.journal.segments import SegmentFiles, create_worker_dir
-from lake.schemas.records import FrameKind
+from lake.schemas.records import FrameKind, Record
 
 Mode = Literal["sync", "group"]
 SEGMENT_MAX_BYTES = 64 << 20
 QUEUE_MAX_BYTES = 16 << 20
 _BATCH_MAX_BYTES = 4 << 20  # one write; longer ones only delay the sync of those that wait
-
-
-@dataclass(frozen=True, slots=True)
-class FramePosition:
-    """Where a record lies: file name within the worker directory, byte offset, sequence number."""
-
-    segment: str
-    offset: int
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class JournalCounters:
-    """Totals since the start; `failures` counts failed writes, syncs and openings, not records."""
-
-    records: int
-    bytes: int
-    syncs: int
-    failures: int
-    rejected: int
-    waiting_bytes: int
-
-
-@dataclass(slots=True)
-class _Item:
-    frame: bytes  # empty: a probe
-    seq: int
-    future: Future[FramePosition] | asyncio.Future[FramePosition]
-    loop: asyncio.AbstractEventLoop | None
 
 
 class JournalWriter:
@@ -92,8 +65,9 @@ class JournalWriter:
         self._queue_max_bytes = queue_max_bytes
         self._stall_after_s = stall_after_s
         self._clock = clock
-        self._queue: deque[_Item] = deque()
-        self._current: list[_Item] = []
+        self._queue: deque[Pending] = deque()
+        self._hurry = False  # something in the queue is waited for
+        self._current: list[Pending] = []
         self._wake = threading.Condition()
         self._closing = False
         self._failing = False
@@ -114,21 +88,31 @@ class JournalWriter:
         self._thread = threading.Thread(target=self._run, name=f"journal-{role}", daemon=True)
         self._thread.start()
 
-    async def append(self, kind: FrameKind, payload: dict[str, Any]) -> FramePosition:
-        """Write one record. Durable on return in `sync` mode, written in `group` mode.
+    def submit(
+        self, kind: FrameKind, record: Record | dict[str, Any], *, hold_s: float = 0.0, follows: Pending | None = None
+    ) -> Pending:
+        """Queue one record from the event loop; await the `future` of what is returned, or read its exception.
 
-        Raises `JournalError`; the record may then still be found in the journal (its outcome is unknown), so
-        a caller refuses the request. Cancelling the caller does not cancel the write. Not idempotent.
+        `record` becomes JSON as it is now. `hold_s` (sync mode): it may wait that long for one that is waited for, and
+        is written with it. `follows`: where that record failed, this one is not written and fails too. Raises
+        `JournalError` where it can't be queued; the record may still be found in the journal when its future fails
+        (the outcome is unknown), so a caller refuses the request. Cancelling does not cancel the write. Not idempotent.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[FramePosition] = loop.create_future()
-        self._submit(kind, payload, future, loop)
-        return await future
+        held = hold_s > 0 and self._mode == "sync"
+        pending = self._submit(kind, record, loop.create_future(), loop, follows, held)
+        if held:
+            loop.call_later(hold_s, self._release, pending)
+        return pending
 
-    def append_blocking(self, kind: FrameKind, payload: dict[str, Any]) -> FramePosition:
+    async def append(self, kind: FrameKind, record: Record | dict[str, Any]) -> FramePosition:
+        """Write one record. Durable on return in `sync` mode, written in `group` mode. Otherwise as `submit`."""
+        return await cast("asyncio.Future[FramePosition]", self.submit(kind, record).future)
+
+    def append_blocking(self, kind: FrameKind, record: Record | dict[str, Any]) -> FramePosition:
         """`append` for threads; never call it on an event loop."""
         future: Future[FramePosition] = Future()
-        self._submit(kind, payload, future, None)
+        self._submit(kind, record, future, None)
         return future.result()
 
     async def probe(self) -> bool:
@@ -142,7 +126,8 @@ class JournalWriter:
         with self._wake:
             if self._closing or not self._failing:
                 return self.healthy
-            self._queue.append(_Item(b"", 0, future, loop))
+            self._queue.append(Pending(b"", 0, future, loop))
+            self._hurry = True
             self._wake.notify()
         try:
             await future
@@ -185,12 +170,14 @@ class JournalWriter:
     def _submit(
         self,
         kind: FrameKind,
-        payload: dict[str, Any],
+        record: Record | dict[str, Any],
         future: Future[FramePosition] | asyncio.Future[FramePosition],
         loop: asyncio.AbstractEventLoop | None,
-    ) -> None:
+        follows: Pending | None = None,
+        held: bool = False,
+    ) -> Pending:
         try:
-            data = orjson.dumps(payload)
+            data = orjson.dumps(record)
         except orjson.JSONEncodeError as error:
             raise JournalError(f"The record is not JSON ({error}): fix the field and send it again.") from error
         with self._wake:
@@ -209,8 +196,19 @@ class JournalWriter:
                 raise JournalError(f"The record does not fit the journal ({error}): shorten it.") from error
             self._seq += 1
             self._waiting_bytes += len(frame)
-            self._queue.append(_Item(frame, self._seq, future, loop))
-            self._wake.notify()
+            pending = Pending(frame, self._seq, future, loop, follows)
+            self._queue.append(pending)
+            if not held:
+                self._hurry = True
+                self._wake.notify()
+            return pending
+
+    def _release(self, pending: Pending) -> None:
+        """A held record has waited long enough."""
+        if not pending.taken:
+            with self._wake:
+                self._hurry = True
+                self._wake.notify()
 
     def _run(self) -> None:
         try:
@@ -233,10 +231,10 @@ class JournalWriter:
         with suppress(OSError):  # Linux frees the descriptor, and with it the lock, even where close reports an error
             os.close(self._lock)
 
-    def _next_batch(self) -> list[_Item] | None:
+    def _next_batch(self) -> list[Pending] | None:
         """What waits, as far as it fits one write; empty where a group sync is due; None at the end."""
         with self._wake:
-            while not self._queue:
+            while not (self._queue and (self._hurry or self._closing)):
                 if self._closing:
                     return None
                 left_s = None
@@ -252,9 +250,18 @@ class JournalWriter:
             while self._queue and len(self._queue[0].frame) <= room:
                 room -= len(self._queue[0].frame)
                 batch.append(self._queue.popleft())
+            self._hurry = bool(self._queue)
+            for item in batch:
+                item.taken = True
             return batch
 
-    def _write(self, batch: list[_Item]) -> None:
+    def _write(self, batch: list[Pending]) -> None:
+        orphans = [item for item in batch if item.follows is not None and item.follows.failed]
+        if orphans:
+            self._fail(orphans, JournalError("The record before this one could not be written (log_unavailable)."))
+            batch = [item for item in batch if not item.failed]
+            if not batch:
+                return
         data = b"".join(item.frame for item in batch)
         seqs = [item.seq for item in batch if item.frame]
         self._busy_since = time.monotonic()
@@ -283,7 +290,7 @@ class JournalWriter:
         self._failing = False
         self._records += sum(1 for item in batch if item.frame)
         self._bytes += len(data)
-        results: list[tuple[_Item, FramePosition | JournalError]] = []
+        results: list[Result] = []
         for item in batch:
             results.append((item, FramePosition(self._files.name, offset, item.seq)))
             offset += len(item.frame)
@@ -326,38 +333,25 @@ class JournalWriter:
             self._failures += 1  # nobody waits for this frame; the freed lock says the same
             self._files.abandon(None)
 
-    def _fail(self, batch: list[_Item], error: JournalError) -> None:
+    def _fail(self, batch: list[Pending], error: JournalError) -> None:
+        for item in batch:
+            item.failed = True
         self._settle([(item, JournalError(str(error), **error.detail)) for item in batch])
 
-    def _settle(self, results: list[tuple[_Item, FramePosition | JournalError]]) -> None:
+    def _settle(self, results: list[Result]) -> None:
         with self._wake:
             self._waiting_bytes -= sum(len(item.frame) for item, _ in results)
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Item, FramePosition | JournalError]]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, list[Result]] = {}
         for item, result in results:
             if item.loop is None:
-                _resolve(item, result)
+                resolve([(item, result)])
             else:
                 by_loop.setdefault(item.loop, []).append((item, result))
         for loop, own in by_loop.items():
             try:
-                loop.call_soon_threadsafe(_resolve_all, own)
+                loop.call_soon_threadsafe(resolve, own)
             except RuntimeError:  # the loop is closed: nobody waits any more, the records are written
                 continue
-
-
-def _resolve_all(results: list[tuple[_Item, FramePosition | JournalError]]) -> None:
-    for item, result in results:
-        _resolve(item, result)
-
-
-def _resolve(item: _Item, result: FramePosition | JournalError) -> None:
-    future = cast("Future[FramePosition]", item.future)
-    if future.done():  # cancelled while it waited
-        return
-    if isinstance(result, JournalError):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
 
 
 def _unavailable(error: OSError, where: Path) -> JournalError:

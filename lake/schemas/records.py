@@ -152,3 +152,6 @@ class FeedbackRecord:
     def without_text(self) -> FeedbackRecord:
         """What the main journal holds where the request's caller opted out: the verdict alone."""
         return replace(self, comment=None, corrected_answer=None)
+
+
+Record = RequestHalf | ResponseHalf | ReviewRecord | FeedbackRecord
