@@ -21,7 +21,7 @@ from gateway.asks import DegradedReason, Origin, SearchAsk, SearchResult, check_
 from gateway.backend_holder import BackendHolder
 from gateway.errors import DeadlineError, NoBackendError, OverloadedError
 from gateway.llm_call import LLMCall
-from gateway.recorder import Recorder
+from gateway.recorder import Begun, Recorder
 from gateway.retriever_holder import RetrieverHolder
 from gateway.settings import GatewaySettings
 from gateway.stream import SearchStream
@@ -147,8 +147,8 @@ class SearchService:
         except Exception as error:
             log.exception("retrieval_failed", request_id=turn.origin.request_id)
             turn.error = error
-            seq = await self._recorder.begin(turn.request_half(self._settings, self._template_sha256, None, None))
-            await self._finish(turn, seq, gone=False)
+            begun = self._recorder.begin(turn.request_half(self._settings, self._template_sha256, None, None))
+            await self._finish(turn, begun, gone=False)
             raise
 
     def _retrieve(self, turn: Turn, vector: Vectors) -> tuple[Retrieval, Prompt]:
@@ -170,24 +170,25 @@ class SearchService:
     async def _run(self, turn: Turn, client_gone: ClientGone) -> SearchResult:
         found, prompt = await self._prepare(turn)
         half = turn.request_half(self._settings, self._template_sha256, found, prompt)
-        writing = asyncio.create_task(self._recorder.begin(half))
-        if not self._recorder.healthy:
-            await writing  # no LLM call for an answer that could not be logged
+        healthy = self._recorder.healthy
+        begun = self._recorder.begin(half, hold=healthy)
+        if not healthy:
+            await self._recorder.settled(begun)  # no LLM call for an answer that could not be logged
         async with self._backends.lease() as call:
             await self._ask_llm(turn, call, prompt)
-        seq = await writing
-        await self._finish(turn, seq, gone=await client_gone())
+        await self._finish(turn, begun, gone=await client_gone())
         return self._result(turn, found)
 
     async def _run_stream(self, turn: Turn, stream: SearchStream) -> None:
         try:
             found, prompt = await self._prepare(turn)
             half = turn.request_half(self._settings, self._template_sha256, found, prompt)
-            seq = await self._recorder.begin(half)
+            begun = self._recorder.begin(half)
+            await self._recorder.settled(begun)
             stream.open(found)
             async with self._backends.lease() as call:
                 await self._ask_llm(turn, call, prompt, stream)
-            await self._finish(turn, seq, gone=stream.abandoned)
+            await self._finish(turn, begun, gone=stream.abandoned)
             stream.end(self._result(turn, found))
         except Exception as error:  # whatever it is, whoever reads the stream gets it as its last event
             stream.fail(error)
@@ -245,13 +246,13 @@ class SearchService:
             turn.latency_ms["llm"] = (time.perf_counter() - start) * 1000
             turn.backend, turn.fallback, turn.retries = call.backend, call.is_fallback, call.retries
 
-    async def _finish(self, turn: Turn, request_seq: int, *, gone: bool) -> None:
+    async def _finish(self, turn: Turn, begun: Begun, *, gone: bool) -> None:
         """Write the response half, then tell the observers. Raises `JournalError`."""
         turn.gone = gone
         turn.latency_ms["total"] = (time.perf_counter() - turn.started) * 1000
         start = time.perf_counter()
         try:
-            await self._recorder.end(turn.response_half(request_seq), turn.ask.store)
+            await self._recorder.end(turn.response_half(begun.seq), begun)
         finally:
             record = turn.record(journal_s=time.perf_counter() - start)
             for observer in self._observers:

@@ -23,7 +23,7 @@ from lake.journal.disk import Disk
 from lake.journal.frames import Frame
 from lake.journal.reader import is_worker_alive, list_segments, list_workers, read_frame
 from lake.journal.writer import FramePosition, JournalWriter, Mode
-from lake.schemas.records import FrameKind
+from lake.schemas.records import FrameKind, Record
 
 
 class PrivateJournal:
@@ -48,12 +48,12 @@ class PrivateJournal:
         self._day: date | None = None
         self._closed = False
 
-    async def append(self, kind: FrameKind, payload: dict[str, Any]) -> FramePosition:
+    async def append(self, kind: FrameKind, record: Record | dict[str, Any]) -> FramePosition:
         """As `JournalWriter.append`. Raises `JournalError`, also where no folder can be made."""
         writer, day = self._writer, self._day
         if writer is None or day != self._clock().date():
             writer = await asyncio.to_thread(self._of_today)
-        return await writer.append(kind, payload)
+        return await writer.append(kind, record)
 
     def _of_today(self) -> JournalWriter:
         with self._lock:

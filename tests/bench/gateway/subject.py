@@ -8,6 +8,7 @@ embedding or searching. `off` puts a journal in its place that forgets: it exist
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import socket
 import sys
@@ -20,7 +21,7 @@ import numpy as np
 from gateway import parts as gateway_parts
 from gateway import worker
 from gateway.__main__ import open_socket
-from lake.journal.writer import FramePosition, JournalCounters
+from lake.journal.pending import FramePosition, JournalCounters, Pending
 from lake.schemas.records import RetrievedItem
 from lake.text import detect_lang
 from serving.encoders import Vectors
@@ -78,8 +79,10 @@ class ForgetfulJournal:
         self.healthy = True
         self.counters = JournalCounters(0, 0, 0, 0, 0, 0)
 
-    async def append(self, *_: Any, **__: Any) -> FramePosition:
-        return FramePosition("00000001.mjl", 0, 1)
+    def submit(self, *_: Any, **__: Any) -> Pending:
+        future: asyncio.Future[FramePosition] = asyncio.get_running_loop().create_future()
+        future.set_result(FramePosition("00000001.mjl", 0, 1))
+        return Pending(b"", 1, future, None)
 
     async def probe(self) -> bool:
         return True
