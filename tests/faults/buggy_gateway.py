@@ -1,9 +1,10 @@
 """Gateways with a planted bug (one worker, no parent), which the harnesses of this folder have to catch.
 
-`python -m tests.faults.buggy_gateway early|forgets|deaf|heedless`, started by tests in place of the gateway:
+`python -m tests.faults.buggy_gateway <bug>`, started by tests in place of the gateway:
 early: its journal acknowledges at once and writes half a second later; forgets: a client that goes away leaves no
 second half; deaf: it never learns that the reader of a stream has gone; heedless: it answers 200 although the journal
-failed.
+failed; endless: calls of the LLM have no time limit; leaks: each request leaves a megabyte behind; rude: a refused
+request gets a 500. `fixed` is no bug: retrieval is the bench's, without encoder and index, as in all that measure load.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 from gateway import parts as gateway_parts
 from gateway import worker
 from gateway.__main__ import open_socket
+from gateway.llm_call import LLMCall
 from gateway.search import SearchService
 from gateway.stream import SearchStream
 from lake.errors import JournalError
@@ -78,7 +80,42 @@ def _deaf() -> None:
     patched.abandon = lambda self: None
 
 
-BUGS: dict[str, Callable[[], None]] = {"early": _early, "forgets": _forgets, "deaf": _deaf, "heedless": _heedless}
+def _endless() -> None:
+    patched: Any = LLMCall
+    chat, stream = patched.chat, patched.stream
+    patched.chat = lambda self, *args, **kwargs: chat(self, *args, **{**kwargs, "deadline_s": 3600.0})
+    patched.stream = lambda self, *args, **kwargs: stream(self, *args, **{**kwargs, "deadline_s": 3600.0})
+
+
+def _fixed() -> None:
+    patched: Any = gateway_parts
+    patched._loader = lambda *_: FixedRetriever
+    patched.RetrieverHolder.embed = no_embedding
+
+
+def _leaks() -> None:
+    _fixed()
+    patched: Any = SearchService
+    finish = patched._finish
+    kept: list[bytes] = []
+
+    async def leaky(self: SearchService, turn: Any, request_seq: int, *, gone: bool) -> None:
+        kept.append(b"x" * 1_000_000)
+        await finish(self, turn, request_seq, gone=gone)
+
+    patched._finish = leaky
+
+
+def _rude() -> None:
+    _fixed()
+    patched: Any = OverloadedError
+    patched.status = 500
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    "early": _early, "forgets": _forgets, "deaf": _deaf, "heedless": _heedless, "endless": _endless,
+    "leaks": _leaks, "rude": _rude, "fixed": _fixed,
+}  # fmt: skip
 
 
 def main() -> int:

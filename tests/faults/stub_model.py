@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,3 +112,16 @@ async def _stream(model: StubModel, writer: asyncio.StreamWriter) -> None:
     except OSError:
         model.broken_off += 1
         raise
+
+
+def main() -> None:
+    """`python -m tests.faults.stub_model <delay s>`: the same in a process of its own, so that load and model do not
+    share one interpreter. Prints its address and runs until standard input ends.
+    """
+    with run_model("stub", float(sys.argv[1])) as model:
+        print(model.base, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
