@@ -3,7 +3,7 @@
 `python -m tests.faults.buggy_gateway <bug>`, started by tests in place of the gateway:
 early: its journal acknowledges at once and writes half a second later; forgets: a client that goes away leaves no
 second half; deaf: it never learns that the reader of a stream has gone; heedless: it answers 200 although the journal
-failed; endless: calls of the LLM have no time limit; leaks: each request leaves a megabyte behind; rude: a refused
+failed; endless: calls of the LLM have no time limit; leaks: each request leaves five megabytes behind; rude: a refused
 request gets a 500. `fixed` is no bug: retrieval is the bench's, without encoder and index, as in all that measure load.
 """
 
@@ -19,12 +19,14 @@ from typing import Any, ClassVar
 from gateway import parts as gateway_parts
 from gateway import worker
 from gateway.__main__ import open_socket
+from gateway.errors import OverloadedError
 from gateway.llm_call import LLMCall
 from gateway.search import SearchService
 from gateway.stream import SearchStream
 from lake.errors import JournalError
 from lake.journal.writer import FramePosition, JournalWriter
 from lake.schemas.records import FrameKind
+from tests.bench.gateway.subject import FixedRetriever, NoEmbedder
 
 
 class EarlyJournal(JournalWriter):
@@ -90,7 +92,7 @@ def _endless() -> None:
 def _fixed() -> None:
     patched: Any = gateway_parts
     patched._loader = lambda *_: FixedRetriever
-    patched.RetrieverHolder.embed = no_embedding
+    patched.QuestionEmbedder = NoEmbedder
 
 
 def _leaks() -> None:
@@ -100,7 +102,7 @@ def _leaks() -> None:
     kept: list[bytes] = []
 
     async def leaky(self: SearchService, turn: Any, request_seq: int, *, gone: bool) -> None:
-        kept.append(b"x" * 1_000_000)
+        kept.append(b"x" * 5_000_000)
         await finish(self, turn, request_seq, gone=gone)
 
     patched._finish = leaky

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+import uvloop
 
 from tests.faults.clients import QUESTIONS, SEARCH, Reply, parse
 
@@ -53,7 +54,7 @@ class OpenLoop:
     def run(self, per_s: float, seconds: float, tick: Callable[[float], None] = lambda _: None) -> LoadResult:
         """Poisson arrivals of `per_s` a second for `seconds`; `tick` is told the elapsed seconds about once each."""
         self._result = LoadResult()
-        asyncio.run(self._run(per_s, seconds, tick))
+        uvloop.run(self._run(per_s, seconds, tick))
         return self._result
 
     async def _run(self, per_s: float, seconds: float, tick: Callable[[float], None]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import orjson
+import uvloop
 
 TEXT = "추천: Figma 이유: 여러 명이 브라우저에서 같은 화면을 함께 고칠 수 있습니다. 링크: https://www.figma.com"
 WORDS = TEXT.split()
@@ -35,7 +36,7 @@ class StubModel:
 def run_model(name: str = "model-a", delay_s: float = 0.0, word_s: float = 0.0) -> Iterator[StubModel]:
     """A server on a free port of loopback."""
     model = StubModel(name, delay_s, word_s)
-    started, loop = threading.Event(), asyncio.new_event_loop()
+    started, loop = threading.Event(), uvloop.new_event_loop()
     ended = asyncio.Event()
 
     async def main() -> None:
