@@ -13,12 +13,12 @@ pytestmark = pytest.mark.slow
 
 
 def test_every_call_ends_typed_and_on_record(tmp_path: Path) -> None:
-    names = ("hang_midway", "early_reset", "half_json", "fails_500")
-    tally = toxics.run(4, CI_SEED, tmp_path, names=names, timed=False, calls=10)
+    names = ("hang_midway", "half_json")
+    tally = toxics.run(2, CI_SEED, tmp_path, names=names, timed=False, calls=10, deadline_s=1.0)
     assert tally.failures == []
-    assert tally.counts["toxic calls"] == 40 and tally.counts["llm_timeout"] and tally.counts["degraded"]
+    assert tally.counts["toxic calls"] == 20 and tally.counts["llm_timeout"] and tally.counts["degraded"]
 
 
 def test_a_gateway_without_time_limits_is_caught(tmp_path: Path) -> None:
-    tally = toxics.run(1, CI_SEED, tmp_path, bug="endless", names=("hang",), timed=False, calls=4)
+    tally = toxics.run(1, CI_SEED, tmp_path, bug="endless", names=("hang",), timed=False, calls=4, deadline_s=1.0)
     assert tally.failures
