@@ -100,7 +100,7 @@ class BackendSource:
 
     async def _profile(self, backend: Backend) -> str:
         """What the server shows itself to be; else what its address suggests."""
-        found = self._profiles.get(backend.api_base) or await detect_profile(backend.api_base)
+        found = self._profiles.get(backend.api_base) or await detect_profile(backend.api_base, api_key=backend.api_key)
         if found is None:
             return backend.profile
         self._profiles[backend.api_base] = found

@@ -21,7 +21,6 @@ from serving.breaker import CircuitBreaker
 from serving.client import LLMClient, Messages
 from serving.upstream import Deadline
 
-_NOT_OF_THE_REQUEST = (401, 403, 404)  # refusals that another server need not share
 log = structlog.get_logger("gateway.backend")
 
 
@@ -123,7 +122,7 @@ class LLMCall:
             yield
         except BackendError as error:
             target.breaker.judge(error)
-            if isinstance(error, BackendRefused) and error.detail.get("status") == 404:
+            if error.detail.get("unknown_model"):
                 self._on_unknown_model()
             raise
         except BaseException:
@@ -140,8 +139,8 @@ class LLMCall:
         """Returns `error` where the next target should be asked; else raises it."""
         if before is not None:
             error.detail["primary"] = f"{before.code}: {before}"
-        status = error.detail.get("status")
-        of_the_request = isinstance(error, BackendRefused) and status not in _NOT_OF_THE_REQUEST
+        of_the_server = error.detail.get("unknown_model") or error.detail.get("status") in (401, 403)
+        of_the_request = isinstance(error, BackendRefused) and not of_the_server
         if number + 1 == len(self._targets) or of_the_request:
             raise error
         log.warning("llm_fallback", failed=self.backend.api_base, code=error.code, reason=str(error))

@@ -91,6 +91,19 @@ def parse_models(body: bytes) -> list[ModelCard]:
     return cards
 
 
+def blames_model(body: bytes) -> bool:
+    """Whether an error says that the model is missing: LM Studio answers 400 with the parameter `model` then."""
+    try:
+        parsed: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    said: Any = cast(dict[str, Any], parsed).get("error") if isinstance(parsed, dict) else None
+    if not isinstance(said, dict):
+        return isinstance(said, str) and said.startswith(("No models loaded", "Failed to load model"))
+    fields = cast(dict[str, Any], said)
+    return fields.get("param") == "model" or fields.get("code") == "model_not_found"
+
+
 def error_text(body: bytes, limit: int = 300) -> str:
     """`: <what the server says>` for an error message, one line, bounded; empty where it says nothing
     readable.
@@ -100,7 +113,9 @@ def error_text(body: bytes, limit: int = 300) -> str:
     except orjson.JSONDecodeError:
         return ""
     said: Any = parsed
-    for key in ("error", "message", "detail"):
+    for key in ("error", "message", "detail", "msg"):
+        if isinstance(said, list) and said:  # FastAPI lists what is wrong with a request
+            said = cast(list[Any], said)[0]
         if isinstance(said, dict) and key in said:
             said = cast(dict[str, Any], said)[key]
     if not isinstance(said, str) or not said.strip():

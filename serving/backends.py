@@ -30,18 +30,19 @@ class Profile:
     name: str
     api_base: str  # where it listens by default
     probe_timeout_s: float  # a first completion may load the model (JIT)
-    models_are_loaded: bool  # whether /v1/models lists only what can answer at once
-    key_needed: bool = False
+    to_load: str  # how a model gets into it; {model} is its name
+    any_name: bool = False  # answers to a name that it does not have, with the model that it has
 
 
+# LM Studio and Ollama list what they could load, and load it at the first request (JIT): only a completion proves.
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("vllm", "http://127.0.0.1:8101/v1", 60.0, True),
-        Profile("lmstudio", "http://127.0.0.1:1234/v1", 180.0, False),
-        Profile("llamacpp", "http://127.0.0.1:8102/v1", 60.0, True),
-        Profile("ollama", "http://127.0.0.1:11434/v1", 180.0, False),
-        Profile("openai", "https://api.openai.com/v1", 30.0, True, key_needed=True),
+        Profile("vllm", "http://127.0.0.1:8101/v1", 60.0, "load the adapter with `python -m flows.promote`"),
+        Profile("lmstudio", "http://127.0.0.1:1234/v1", 180.0, "run `lms load KEY --identifier {model}`", True),
+        Profile("llamacpp", "http://127.0.0.1:8102/v1", 60.0, "start it with `--alias {model}`", True),
+        Profile("ollama", "http://127.0.0.1:11434/v1", 180.0, "run `ollama create {model} -f Modelfile`, or pull it"),
+        Profile("openai", "https://api.openai.com/v1", 30.0, "load {model} there"),
     )
 }
 _BY_PORT = {8101: "vllm", 8000: "vllm", 1234: "lmstudio", 11434: "ollama", 8080: "llamacpp", 8102: "llamacpp"}
@@ -68,6 +69,10 @@ class Backend:
     generation: int = 0  # counts up with every switch
     adapter: str = ""  # registry id of the adapter that the model carries, where it does
     follows_champion: bool = False  # `model` changes with the registry's pointer; CHAMPION until it was looked up
+
+    def how_to_load(self, model: str) -> str:
+        """What to do where this server does not have `model`."""
+        return PROFILES[self.profile].to_load.format(model=model)
 
     def public(self) -> dict[str, Any]:
         """What may be shown: everything but the key and the address's user part (there is none)."""
@@ -198,12 +203,13 @@ def backend_to_env(backend: Backend) -> dict[str, str]:
     return values
 
 
-async def detect_profile(api_base: str, timeout_s: float = 1.0) -> str | None:
+async def detect_profile(api_base: str, timeout_s: float = 1.0, api_key: str = "") -> str | None:
     """Which server listens at `api_base`, by what only it answers; None where none of them does. Safe to
-    retry.
+    retry. llama.cpp tells it to holders of its key only.
     """
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     root = check_api_base(api_base).removesuffix("/v1")
-    async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout_s) as client:
+    async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout_s, headers=headers) as client:
         for name, path, mark in _MARKS:
             try:
                 async with client.stream("GET", root + path) as response:

@@ -49,8 +49,8 @@ def follow(backend: Backend, served: list[ModelCard], adapter_id: str) -> Backen
     if name is None:
         listed = ", ".join(card.id for card in served[:10]) or "nothing"
         raise SetupError(
-            f"{backend.api_base} does not have the champion {adapter_id} (it lists {listed}): load it there, in vLLM "
-            f"with `python -m flows.promote`, elsewhere the exported GGUF under the identifier {adapter_id}.",
+            f"{backend.api_base} does not have the champion {adapter_id} (it lists {listed}): "
+            f"{backend.how_to_load(adapter_id)}.",
             adapter_id=adapter_id,
         )
     return replace(backend, model=name, adapter=adapter_id, follows_champion=True)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,7 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lake.errors import BackendError, SetupError, SwitchError
 from lake.settings import LakeSettings
 from serving.acks import Ack, live_acks
-from serving.backends import CHAMPION, Backend, backend_to_env, check_resolved
+from serving.backends import CHAMPION, PROFILES, Backend, backend_to_env, check_resolved
 from serving.cli import exit_code
 from serving.client import LLMClient
 from serving.envfile import parse_env, write_env_file
@@ -73,12 +74,25 @@ async def probe_backend(wanted: Backend, champion: str = "") -> Backend:
         chosen = choose_model(wanted, served, champion)
     finally:
         await client.aclose()
+    any_name = PROFILES[chosen.profile].any_name
+    if any_name and served and chosen.model not in (card.id for card in served):
+        _not_there(chosen, ", ".join(card.id for card in served[:10]))
     client = LLMClient(chosen)
     try:
-        await client.probe()
+        answer = await client.probe()
     finally:
         await client.aclose()
+    # With a single model loaded LM Studio uses it for every name, and tells by the answer only.
+    if any_name and answer.model and answer.model.split(":")[0] != chosen.model.split(":")[0]:
+        _not_there(chosen, answer.model)
     return chosen
+
+
+def _not_there(chosen: Backend, has: str) -> NoReturn:
+    raise SetupError(
+        f"{chosen.api_base} does not have the model {chosen.model} (it has {has}) and would answer with another: "
+        f"{chosen.how_to_load(chosen.model)}, or name one that it has."
+    )
 
 
 async def switch_backend(

@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 from lake.errors import BackendBadAnswer, BackendError, BackendOverloaded, BackendRefused, BackendTimeout
-from serving.answers import error_text
+from serving.answers import blames_model, error_text
 from serving.backends import Backend
 
 _KEEPALIVE_S = 4.0  # below the 5 s after which uvicorn and llama.cpp close idle connections
@@ -188,7 +188,10 @@ def reason(error: BaseException) -> str:
 
 
 def check_status(status: int, retry_after: str | None, body: bytes, backend: Backend) -> None:
-    """Returns for 200 only. Raises `Retriable` for 429 and 503, else the `BackendError` family; `detail["status"]`."""
+    """Returns for 200 only. Raises `Retriable` for 429 and 503, else the `BackendError` family.
+
+    `detail` has `status`, and `unknown_model` where the server lacks the model.
+    """
     if status == 200:
         return
     says = error_text(body)
@@ -199,15 +202,14 @@ def check_status(status: int, retry_after: str | None, body: bytes, backend: Bac
         message = f"The LLM server at {base} is overloaded ({status}){says}: wait and try again."
         raise Retriable(BackendOverloaded(message, status=status), retry_after)
     if status in (401, 403):
-        raise BackendRefused(
-            f"The LLM server at {base} refuses the key ({status}): correct LLM_API_KEY.", status=status
-        )
-    if status == 404:
+        key = "refuses the key" if backend.api_key else "asks for a key"
+        raise BackendRefused(f"The LLM server at {base} {key} ({status}){says}: correct LLM_API_KEY.", status=status)
+    if status == 404 or (status == 400 and blames_model(body)):
         raise BackendRefused(
             f"The LLM server at {base} does not know the model {backend.model!r} or the path "
-            f"({status}){says}: correct LLM_MODEL_NAME or LLM_API_BASE.",
-            status=status,
-        )
+            f"({status}){says}: {backend.how_to_load(backend.model)}, or correct LLM_MODEL_NAME or LLM_API_BASE.",
+            status=status, unknown_model=True,
+        )  # fmt: skip
     if 400 <= status < 500:
         raise BackendRefused(f"The LLM server at {base} refused the request ({status}){says}.", status=status)
     raise BackendError(f"The LLM server at {base} failed ({status}){says}: see its log.", status=status)

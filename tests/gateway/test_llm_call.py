@@ -172,7 +172,7 @@ def test_a_wrong_request_is_not_asked_twice(servers: tuple[ToxicServer, ToxicSer
         for status, asked in ((400, 0), (422, 0), (401, 1), (404, 1)):
             servers[1].asked.clear()
             async with made(*servers) as it:
-                error = BackendRefused("no", status=status)
+                error = BackendRefused("no", status=status, **({"unknown_model": True} if status == 404 else {}))
 
                 async def refuse(*_: object, error: BackendError = error, **__: object) -> ChatAnswer:
                     raise error

@@ -29,6 +29,7 @@ class Server:
         self.models = [{"id": "base"}, {"id": "a-1", "parent": "base"}]
         self.status = 200
         self.base = ""
+        self.uses = ""  # the model that answers, where it says so
         self.completions: list[dict[str, object]] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -38,7 +39,7 @@ class Server:
             if head.startswith(b"post"):
                 length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
                 self.completions.append(orjson.loads(await reader.readexactly(length)))
-                status, body = self.status, {"choices": [{"message": {"content": "x"}}]}
+                status, body = self.status, {"model": self.uses, "choices": [{"message": {"content": "x"}}]}
             data = orjson.dumps(body)
             writer.write(
                 b"HTTP/1.1 %d X\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (status, len(data)) + data
@@ -206,6 +207,21 @@ def test_champion_is_looked_up_and_followed(server: Server, tmp_path: Path) -> N
     assert server.completions[0]["model"] == loaded  # the probe asks for the adapter itself
     values = read_env_file(env_file)
     assert values["LLM_MODEL_NAME"] == "champion" and "LLM_ADAPTER" not in values
+
+
+@pytest.mark.parametrize("profile", ["lmstudio", "llamacpp"])
+def test_servers_that_answer_to_any_name_are_not_believed(server: Server, tmp_path: Path, profile: str) -> None:
+    def switch(model: str) -> SwitchReport:
+        wanted = Backend(profile, server.base, model)
+        return asyncio.run(switch_backend(wanted, tmp_path / "gateway.env", tmp_path / "ack"))
+
+    with pytest.raises(SetupError, match=r"does not have the model other \(it has base, a-1\)"):
+        switch("other")  # not listed
+    server.uses = "base"
+    with pytest.raises(SetupError, match=r"does not have the model a-1 \(it has base\)"):
+        switch("a-1")  # listed, since it could be loaded, but another one answered
+    server.uses = "a-1:2"  # LM Studio's second instance of it
+    assert switch("a-1").backend.model == "a-1"
 
 
 def test_one_switch_at_a_time(server: Server, tmp_path: Path) -> None:
