@@ -21,7 +21,8 @@ _KEY = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 def parse_env(text: str, source: str = "env file") -> dict[str, str]:
     """Keys and values; `#` lines and empty ones are skipped, `export ` and surrounding quotes taken off."""
     found: dict[str, str] = {}
-    for number, raw in enumerate(text.splitlines(), start=1):
+    # Not `splitlines`, which also ends a line at form feeds and at Unicode's own line breaks: a value may hold those.
+    for number, raw in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
@@ -51,7 +52,8 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> None:
     for key, value in values.items():
         if not _KEY.match(key) or any(char in value for char in "\r\n\0"):
             raise SetupError(f"{key} can't be written to {path}: a value is one line of text.")
-        lines.append(f"{key}={value}\n")
+        bare = value == value.strip() and value[:1] not in ("'", '"')
+        lines.append(f"{key}={value}\n" if bare else f'{key}="{value}"\n')
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -14,7 +14,7 @@ import itertools
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from gateway import parts as gateway_parts
 from gateway import worker
@@ -24,7 +24,8 @@ from gateway.llm_call import LLMCall
 from gateway.search import SearchService
 from gateway.stream import SearchStream
 from lake.errors import JournalError
-from lake.journal.writer import FramePosition, JournalWriter
+from lake.journal.pending import FramePosition, Pending
+from lake.journal.writer import JournalWriter
 from lake.schemas.records import FrameKind
 from tests.bench.gateway.subject import FixedRetriever, NoEmbedder
 
@@ -33,27 +34,37 @@ class EarlyJournal(JournalWriter):
     """Acknowledges what it has not written."""
 
     _numbers = itertools.count(1)
-    _later: ClassVar[set[asyncio.Task[None]]] = set()
 
-    async def append(self, kind: FrameKind, payload: dict[str, Any]) -> FramePosition:
-        async def write() -> None:
-            await asyncio.sleep(0.5)
-            await super(EarlyJournal, self).append(kind, payload)
-
-        task = asyncio.create_task(write())
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
-        return FramePosition("00000001.mjl", 0, next(self._numbers))
+    def submit(self, kind: FrameKind, record: Any, *, hold_s: float = 0.0, follows: Pending | None = None) -> Pending:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.5, super().submit, kind, record)
+        return _acknowledged(loop, next(self._numbers))
 
 
 class HeedlessJournal(JournalWriter):
     """Takes a failed append for a good one."""
 
-    async def append(self, kind: FrameKind, payload: dict[str, Any]) -> FramePosition:
+    def submit(self, kind: FrameKind, record: Any, *, hold_s: float = 0.0, follows: Pending | None = None) -> Pending:
+        loop = asyncio.get_running_loop()
         try:
-            return await super().append(kind, payload)
+            real = super().submit(kind, record, hold_s=hold_s)
         except JournalError:
-            return FramePosition("00000001.mjl", 0, 1)
+            return _acknowledged(loop, 1)
+        shown: asyncio.Future[FramePosition] = loop.create_future()
+
+        def pass_on(done: Any) -> None:
+            position = FramePosition("00000001.mjl", 0, real.seq) if done.exception() else done.result()
+            if not shown.done():
+                shown.set_result(position)
+
+        real.future.add_done_callback(pass_on)
+        return Pending(b"", real.seq, shown, loop)
+
+
+def _acknowledged(loop: asyncio.AbstractEventLoop, seq: int) -> Pending:
+    future: asyncio.Future[FramePosition] = loop.create_future()
+    future.set_result(FramePosition("00000001.mjl", 0, seq))
+    return Pending(b"", seq, future, loop)
 
 
 def _early() -> None:

@@ -9,23 +9,24 @@ file at its fdatasync; POSIX promises that only for the folder's).
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import orjson
 
 from lake.journal.disk import OsDisk
 from lake.journal.frames import Frame, scan
+from lake.journal.pending import FramePosition, Pending
 from lake.journal.writer import JournalWriter
 from lake.schemas.records import FrameKind
 from tests.faults.harness import Progress, Tally, cycles_of, quiet
 
 NAME, PROMISE, UNIT, FULL = "replay", "1", "runs", 300
-THREADS = 4
+TASKS = 4
 Call = Literal["create", "write", "sync", "sync_dir", "ack"]
 
 
@@ -123,20 +124,30 @@ class _Machine:
 
 
 def record(scratch: Path, rng: random.Random, disk: RecordingDisk) -> list[Step]:
-    """The steps of a writer that some threads use at once."""
+    """The steps of a writer that some tasks use at once: single records, and pairs whose first may be held."""
     with JournalWriter(scratch, role="w", segment_max_bytes=rng.choice([900, 5_000]), disk=disk) as writer:
 
-        def work(first: int) -> None:
-            for n in range(first, first + 8):
-                writer.append_blocking(FrameKind.REVIEW, {"n": n, "pad": "한" * rng.randrange(40)})
-                disk.steps.append(Step("ack", data=str(n).encode()))
+        async def acknowledge(n: int, pending: Pending) -> None:
+            await cast("asyncio.Future[FramePosition]", pending.future)
+            disk.steps.append(Step("ack", data=str(n).encode()))
 
-        threads = [threading.Thread(target=work, args=(100 * number,)) for number in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        async def work(first: int) -> None:
+            for n in range(first, first + 8, 2):
+                begun = writer.submit(FrameKind.REVIEW, _record(n, rng), hold_s=rng.choice([0.0, 0.005]))
+                if rng.random() < 0.5:
+                    await acknowledge(n, begun)
+                await acknowledge(n + 1, writer.submit(FrameKind.REVIEW, _record(n + 1, rng), follows=begun))
+                await acknowledge(n, begun)  # once its second half is acknowledged, so is the first
+
+        async def all_tasks() -> None:
+            await asyncio.gather(*(work(100 * number) for number in range(TASKS)))
+
+        asyncio.run(all_tasks())
     return disk.steps
+
+
+def _record(n: int, rng: random.Random) -> dict[str, Any]:
+    return {"n": n, "pad": "한" * rng.randrange(40)}
 
 
 def run(

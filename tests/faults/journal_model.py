@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 from hypothesis import HealthCheck, Phase, settings
@@ -160,12 +161,38 @@ class JournalModel(RuleBasedStateMachine):
             return await asyncio.gather(*writes, return_exceptions=True)
 
         for n, answer in zip(numbers, self.loop.run_until_complete(batch(self.writer)), strict=True):
-            if isinstance(answer, FramePosition):
-                frame_bytes = 22 + len(orjson.dumps({"review_id": f"{n}", "pad": "x" * size}))
-                self.must[n] = (self.writer.directory.name, answer, frame_bytes)
-            else:
-                assert isinstance(answer, JournalError), repr(answer)
-                self.may.add(n)
+            self._book(n, answer, size)
+
+    @rule(count=st.integers(1, 3), hold_s=st.sampled_from([0.0, 0.001, 1.0]))
+    def append_pairs(self, count: int, hold_s: float) -> None:
+        """Pairs as the gateway writes them: the first may be held, the second follows it."""
+        assert self.writer is not None
+        firsts = range(self.next, self.next + 2 * count, 2)
+        self.next += 2 * count
+
+        async def batch(writer: JournalWriter) -> list[FramePosition | BaseException]:
+            waiting: list[Any] = []
+            for n in firsts:
+                first = writer.submit(FrameKind.REVIEW, {"review_id": f"{n}", "pad": ""}, hold_s=hold_s)
+                second = writer.submit(FrameKind.REVIEW, {"review_id": f"{n + 1}", "pad": ""}, follows=first)
+                waiting += [first.future, second.future]
+            return await asyncio.gather(*waiting, return_exceptions=True)
+
+        answers = self.loop.run_until_complete(batch(self.writer))
+        for n in firsts:
+            first, second = answers[n - firsts[0]], answers[n - firsts[0] + 1]
+            assert isinstance(first, FramePosition) or isinstance(second, JournalError), "second without its first"
+            self._book(n, first, 0)
+            self._book(n + 1, second, 0)
+
+    def _book(self, n: int, answer: FramePosition | BaseException, size: int) -> None:
+        assert self.writer is not None
+        if isinstance(answer, FramePosition):
+            frame_bytes = 22 + len(orjson.dumps({"review_id": f"{n}", "pad": "x" * size}))
+            self.must[n] = (self.writer.directory.name, answer, frame_bytes)
+        else:
+            assert isinstance(answer, JournalError), repr(answer)
+            self.may.add(n)
 
     @rule(
         calls=st.integers(0, 6), code=st.sampled_from([errno.EIO, errno.ENOSPC, errno.EDQUOT]), times=st.integers(1, 4)
@@ -256,7 +283,7 @@ class JournalModel(RuleBasedStateMachine):
             if self.writer is None or worker != self.writer.directory:
                 index = index_worker(worker)
                 assert not index.alive and index.pending() is None
-                assert index.journalled == frames + damaged
+                assert index.journalled == frames + damaged, f"the index counts {index.journalled}"
         assert len(found) == len(set(found)), "a record stands twice"
         assert self.must.keys() <= set(found), f"lost: {sorted(self.must.keys() - set(found))}"
         assert set(found) <= self.must.keys() | self.may, "a record that nobody wrote"
@@ -299,6 +326,7 @@ def run(
 def _run_chunk(count: int, seed: int, model: type[JournalModel], tally: Tally) -> None:
     chosen = settings(
         max_examples=count, stateful_step_count=STEPS, deadline=None, database=None, print_blob=False,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),  # type: ignore[arg-type]
         phases=(Phase.generate, Phase.shrink),
     )  # fmt: skip

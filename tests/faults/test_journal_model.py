@@ -27,4 +27,4 @@ def skips_damage(data: bytes) -> Iterator[Frame | Damage]:
 
 def test_a_scanner_that_skips_damage_is_caught(tmp_path: Path) -> None:
     tally = journal_model.run(50, CI_SEED, tmp_path, scanner=skips_damage)
-    assert "is not reported" in tally.failures[0]
+    assert "is not reported" in tally.failures[0] or "the index counts" in tally.failures[0]

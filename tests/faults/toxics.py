@@ -54,7 +54,7 @@ def run(
             "LLM_MODEL_NAME": "toxic", "LLM_PROFILE": profile, "MULLE_WORKERS": "1", "MULLE_LOG_LEVEL": "error",
             "MULLE_REQUEST_DEADLINE_S": f"{deadline_s}", "MULLE_LLM_TIMEOUT_S": f"{deadline_s}",
             # Every second time the breaker stays out of it: else most calls would never meet the toxic.
-            "MULLE_BREAKER_FAILURES": rng.choice(["5", "10000"]),
+            "MULLE_BREAKER_OPEN_S": "1", "MULLE_BREAKER_FAILURES": rng.choice(["5", "10000"]),
         }  # fmt: skip
         with run_toxic() as llm, running_gateway(data_dir, index, {**env, "LLM_API_BASE": llm.base}, bug) as gateway:
             done = asyncio.run(_calls(gateway.url, 4, rng))  # connections are open when the fault comes

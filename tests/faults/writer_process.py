@@ -60,8 +60,8 @@ class TimedDisk(OsDisk):
 class EarlyWriter(JournalWriter):
     """Planted bug `early`: acknowledges before anything is written."""
 
-    def append_blocking(self, kind: FrameKind, payload: dict[str, Any]) -> FramePosition:
-        threading.Thread(target=super().append_blocking, args=(kind, payload), daemon=True).start()
+    def append_blocking(self, kind: FrameKind, record: Any) -> FramePosition:
+        threading.Thread(target=super().append_blocking, args=(kind, record), daemon=True).start()
         return FramePosition("", 0, 0)
 
 

@@ -267,3 +267,12 @@ def test_command(
     assert main(["--to", "nonsense"]) == 78
     server.status = 401
     assert main(["--to", "vllm"]) == 69
+
+
+def test_an_env_value_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Unicode's own line breaks, spaces and quotes are part of a value; a real line break is refused."""
+    path = tmp_path / "gateway.env"
+    values = {"LLM_API_KEY": "a\x0cb\u2028c\x85", "B": " spaces ", "C": "'quoted'", "D": '"', "E": "", "F": "x"}
+    write_env_file(path, values)
+    assert read_env_file(path) == values
+    assert "F=x\n" in path.read_text("utf-8")
