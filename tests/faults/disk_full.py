@@ -33,7 +33,7 @@ _TMPFS_MB = 64
 @contextlib.contextmanager
 def small_disk(mount_point: Path) -> Iterator[Path]:
     """A tmpfs; unmounted at the end."""
-    mount_point.mkdir(parents=True)
+    mount_point.mkdir(parents=True, exist_ok=True)
     options = ["-t", "tmpfs", "-o", f"size={_TMPFS_MB}m", "tmpfs"]
     subprocess.run(["mount", *options, str(mount_point)], check=True, capture_output=True)
     try:
