@@ -104,14 +104,14 @@ def check_api_base(url: str) -> str:
         raise SetupError(f"LLM_API_BASE={url!r} must end with its path (usually /v1), without ? or #.")
     if port == 0:
         raise SetupError(f"LLM_API_BASE={url!r} has port 0.")
-    if host in _METADATA_NAMES or _forbidden(host):
+    if host in _METADATA_NAMES or is_forbidden(host):
         raise SetupError(f"LLM_API_BASE={url!r} is a link-local, multicast or unspecified address: not permitted.")
     return url.strip().rstrip("/")
 
 
-def _forbidden(host: str) -> bool:
-    """Whether `host` is a literal address that must not be called; also in its odd spellings (0xa9fea9fe,
-    2852039166).
+def is_forbidden(host: str) -> bool:
+    """Whether `host` is a literal address that must not be called (link-local: cloud metadata; multicast;
+    unspecified); also in its odd spellings (0xa9fea9fe, 2852039166).
     """
     try:
         address = ipaddress.ip_address(host.split("%")[0])
@@ -135,7 +135,7 @@ def check_resolved(backend: Backend) -> None:
     except (OSError, UnicodeError):
         return
     for address in found:
-        if _forbidden(address):
+        if is_forbidden(address):
             raise SetupError(f"LLM_API_BASE names {host}, which is {address}: not permitted.", host=host)
 
 

@@ -111,16 +111,26 @@ async def switch_backend(
         new = replace(chosen, generation=generation)
         kept = {key: value for key, value in old.items() if key.startswith(_KEPT) or not key.startswith(_REPLACED)}
         write_env_file(env_file, {**kept, **backend_to_env(new)})
-        reason, workers = await _wait(ack_dir, generation, timeout_s)
-        if not reason:
-            return SwitchReport(new, workers, time.monotonic() - start)
+        reason = "it was interrupted"
+        try:
+            reason, workers = await _wait(ack_dir, generation, timeout_s)
+            if not reason:
+                return SwitchReport(new, workers, time.monotonic() - start)
+        finally:
+            if reason:
+                _put_back(env_file, old if before is not None else None, generation + 1)
         if before is None:
-            env_file.unlink()
             raise SwitchError(f"Not switched: {reason}. There was no env file before, and there is none now.")
-        write_env_file(env_file, {**old, "LLM_GENERATION": str(generation + 1)})
         back, _ = await _wait(ack_dir, generation + 1, timeout_s)
         state = "the old backend is in service" if not back else f"the old file is back, but {back}"
         raise SwitchError(f"Not switched: {reason}; {state}.")
+
+
+def _put_back(env_file: Path, old: dict[str, str] | None, generation: int) -> None:
+    if old is None:
+        env_file.unlink(missing_ok=True)
+    else:
+        write_env_file(env_file, {**old, "LLM_GENERATION": str(generation)})
 
 
 def _generation(values: dict[str, str]) -> int:

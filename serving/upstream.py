@@ -2,23 +2,25 @@
 
 Runs on aiohttp: measured against httpx, and against httpx over the httpx-aiohttp transport, it costs least a call, and
 a call cancelled in it only closes its own connection (docs/decisions/0009). Invariants: nothing outlasts its
-`Deadline`; nothing is decompressed; no redirect is followed; proxies, netrc and cookies are ignored; a connection
-whose answer was not read to its end is closed and never used again.
+`Deadline`; nothing is decompressed; no redirect is followed; proxies, netrc and cookies are ignored; a name that leads
+to a forbidden address is not called; a connection whose answer was not read to its end is closed and not used again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
+from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from lake.errors import BackendBadAnswer, BackendError, BackendOverloaded, BackendRefused, BackendTimeout
 from serving.answers import blames_model, error_text
-from serving.backends import Backend
+from serving.backends import Backend, is_forbidden
 
 _KEEPALIVE_S = 4.0  # below the 5 s after which uvicorn and llama.cpp close idle connections
 _SLOT_WAIT_S = 2.0
@@ -42,6 +44,20 @@ class Deadline:
         """This deadline, or `limit_s` from now where that is earlier."""
         sooner = Deadline(limit_s)
         return sooner if sooner.at < self.at else self
+
+
+class CheckedResolver(aiohttp.ThreadedResolver):
+    """Looks names up, and refuses addresses that must not be called: a name may point elsewhere than at the start."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Raises `OSError` where the name does not resolve or leads to a forbidden address."""
+        found = await super().resolve(host, port, family)
+        for entry in found:
+            if is_forbidden(entry["host"]):
+                raise OSError(None, f"{host} is {entry['host']} now: not permitted")
+        return found
 
 
 class Retriable(Exception):
@@ -166,7 +182,11 @@ class Upstream:
             if self._backend.api_key:
                 headers["Authorization"] = f"Bearer {self._backend.api_key}"
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),  # `_slots` is the limit
+                connector=aiohttp.TCPConnector(
+                    limit=0,  # `_slots` is the limit
+                    keepalive_timeout=_KEEPALIVE_S,
+                    resolver=CheckedResolver(),
+                ),
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout_s, ceil_threshold=3600),
                 cookie_jar=aiohttp.DummyCookieJar(),

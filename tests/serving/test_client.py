@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import socket
 import struct
@@ -14,14 +13,11 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lake.errors import BackendBadAnswer, BackendError, BackendOverloaded, BackendRefused, BackendTimeout
-from serving.answers import ChatAnswer, error_text, parse_chat, parse_models
+from serving.answers import ChatAnswer
 from serving.backends import Backend
 from serving.client import LLMClient
-from serving.retry import RetryBudget, backoff_s
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Toxic = Callable[[asyncio.StreamReader, asyncio.StreamWriter, int], Awaitable[None]]
@@ -324,67 +320,3 @@ def test_models_and_probe() -> None:
             await client.aclose()
 
     asyncio.run(run())
-
-
-def test_retry_budget_is_kept_over_any_ten_seconds() -> None:
-    now = 0.0
-    budget = RetryBudget(lambda: now)
-    assert [budget.take() for _ in range(4)] == [True, True, True, False]  # 0.2 * 0 + 3
-    for _ in range(10):
-        budget.note_call()
-    assert [budget.take() for _ in range(3)] == [True, True, False]
-    now = 10.5
-    assert [budget.take() for _ in range(4)] == [True, True, True, False]
-
-
-@given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=60))
-def test_retry_budget_property(events: list[tuple[float, bool]]) -> None:
-    now = 0.0
-    budget = RetryBudget(lambda: now)
-    calls: list[float] = []
-    retries: list[float] = []
-    for pause, is_call in events:
-        now += pause
-        if is_call:
-            budget.note_call()
-            calls.append(now)
-        elif budget.take():
-            retries.append(now)
-            recent = [t for t in retries if t > now - 10]
-            assert len(recent) <= 0.2 * len([t for t in calls if t > now - 10]) + 3
-
-
-def test_backoff() -> None:
-    assert backoff_s(1, "2") == 2.0 and backoff_s(1, "999999") == 3600.0
-    assert 0.025 <= backoff_s(1, "Wed, 21 Oct 2026") <= 0.075 and backoff_s(3) <= 0.3
-
-
-@given(st.binary(max_size=300))
-def test_any_bytes_are_an_answer_or_a_typed_error(body: bytes) -> None:
-    for parse in (parse_chat, parse_models):
-        with contextlib.suppress(BackendError):
-            parse(body)
-    assert "\n" not in error_text(body) and len(error_text(body)) <= 302
-
-
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["choices", "message", "content", "usage", "error", "data", "id", "model"]),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=20,
-)
-
-
-@given(_JSON)
-def test_any_json_is_an_answer_or_a_typed_error(value: Any) -> None:
-    try:
-        body = orjson.dumps(value)
-    except (TypeError, orjson.JSONEncodeError):
-        return
-    test_any_bytes_are_an_answer_or_a_typed_error.hypothesis.inner_test(body)  # type: ignore[attr-defined]

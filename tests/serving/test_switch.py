@@ -167,6 +167,25 @@ def test_dead_workers_do_not_count(server: Server, tmp_path: Path) -> None:
     assert list(ack_dir.iterdir()) == [] and read_env_file(env_file)["LLM_GENERATION"] == "1"
 
 
+def test_an_interrupted_switch_puts_the_old_file_back(server: Server, tmp_path: Path) -> None:
+    env_file = tmp_path / "gateway.env"
+    write_env_file(env_file, OLD)
+    worker = Worker(env_file, tmp_path / "ack", "silent", lambda _: None)
+
+    async def run() -> None:
+        wanted = Backend("vllm", server.base, "base")
+        task = asyncio.create_task(switch_backend(wanted, env_file, tmp_path / "ack", timeout_s=30))
+        async with asyncio.timeout(10):
+            while read_env_file(env_file)["LLM_GENERATION"] == "4":
+                await asyncio.sleep(0.01)
+        task.cancel()  # as Ctrl-C does
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+    worker.stop()
+    assert read_env_file(env_file) == {**OLD, "LLM_GENERATION": "6"}
+
+
 def test_without_an_old_file_a_refusal_leaves_none(server: Server, tmp_path: Path) -> None:
     env_file = tmp_path / "gateway.env"
     worker = Worker(env_file, tmp_path / "ack", "w", lambda _: False)
