@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -96,6 +97,35 @@ def test_many_at_once_through_changing_faults(server: ToxicServer) -> None:
         server.behave("good")
         for streamed in (False, True):
             assert (await ask(client, streamed, 10))[1].text == "".join(ANSWER)
+        await client.aclose()
+        await gone(server)
+
+    asyncio.run(run())
+
+
+def test_callers_that_leave_at_any_moment_wedge_nothing(server: ToxicServer) -> None:
+    """2,000 calls cut off after 0 to 5 ms, at any point of connecting, sending and reading; then 100 are answered."""
+
+    async def run() -> None:
+        client = LLMClient(Backend("vllm", server.base, "toxic"), max_connections=32)
+        before = asyncio.all_tasks()
+        server.behave("good")
+        left = 0
+
+        async def user(seed: int) -> None:
+            nonlocal left
+            chance = random.Random(seed)
+            for number in range(125):
+                try:
+                    async with asyncio.timeout(chance.random() * 0.005):
+                        await ask(client, number % 2 == 0, 5)
+                except TimeoutError:
+                    left += 1
+
+        await asyncio.gather(*(user(seed) for seed in range(16)))
+        assert left > 200 and client.unfinished == 0 and asyncio.all_tasks() == before
+        for number in range(100):
+            assert (await ask(client, number % 2 == 0, 10))[1].text == "".join(ANSWER)
         await client.aclose()
         await gone(server)
 
