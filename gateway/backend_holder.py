@@ -3,7 +3,8 @@
 Watches the configuration (`BackendSource`: every `poll_s`, at least twice a second where the champion is followed, and
 at once when asked, for SIGHUP); writes this worker's acknowledgement (serving/acks.py). Invariant: a request keeps the
 backends it started with; a replaced client is closed only after its last request has ended; a configuration that can't
-be used leaves the old backends in service, the refusal in the acknowledgement, and is tried again.
+be used leaves the old backends in service (but a quarantined adapter), the refusal in the acknowledgement, and is tried
+again.
 """
 
 from __future__ import annotations
@@ -179,6 +180,7 @@ class BackendHolder:
         self.reason = found.problem
         if found.primary is None:
             self._generation = max(self._generation, found.generation)
+            await self._drop_if_quarantined()
             if self._primary is None and not found.lasting:
                 self._install(found)  # the fallback alone: better than no answer
             await self._acknowledge(ok=False, reason=found.problem)
@@ -186,6 +188,15 @@ class BackendHolder:
         self._install(found)
         self._generation = found.generation
         await self._acknowledge(ok=True)
+
+    async def _drop_if_quarantined(self) -> None:
+        """An adapter that may not be served any more has no successor here: better no answer, or the fallback's."""
+        current = self.backend
+        if current is None or not current.follows_champion:
+            return
+        if await asyncio.to_thread(self._source.quarantined, current.adapter):
+            log.warning("quarantined_adapter_dropped", adapter=current.adapter)
+            self._primary = self._replace(self._primary, None, is_fallback=False)
 
     def _install(self, found: Configured) -> None:
         """From here on, new requests use what was found; a fallback that can't be settled now keeps its old place."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lake.errors import MulleError, SetupError
+from lake.registry import Registry, replay
 from serving.answers import ModelCard
 from serving.backends import Backend, backend_from_env, check_resolved, detect_profile, fallback_from_env
 from serving.champion import follow, is_unresolved
@@ -61,6 +62,13 @@ class BackendSource:
         """Whether file or champion differ from what `load` saw last. Costs a few system calls."""
         champion = champion_id(self._models_dir) if self.follows_champion else self._seen[1]
         return (_stamp(self._env_file), champion) != self._seen
+
+    def quarantined(self, adapter_id: str) -> bool:
+        """Whether the registry forbids to serve this adapter. Blocks for a read of its log."""
+        try:
+            return replay(Registry(self._models_dir).log.read()).states.get(adapter_id) == "quarantined"
+        except (MulleError, OSError):
+            return False  # a registry that can't be read forbids nothing; `python -m serving.registry list` says why
 
     async def load(self) -> Configured:
         """Read and check everything. Does not raise for whatever file or servers say."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from lake.errors import BackendBadAnswer, BackendError, BackendRefused, BackendTimeout
+from lake.errors import BackendBadAnswer, BackendError, BackendOverloaded, BackendRefused, BackendTimeout
 from serving.answers import ChatAnswer, ModelCard, parse_chat, parse_models
 from serving.backends import PROFILES, Backend
 from serving.chat_stream import ChatStream
@@ -25,6 +25,7 @@ MAX_RESPONSE_BYTES = 2 << 20
 MAX_ATTEMPTS = 3
 _STREAM_OVERHEAD = 32  # a stream may be this many times larger than its text: every token comes in a chunk of its own
 _FAREWELL_S = 2.0
+_PROBE_PAUSE_S = 1.0
 _JSON = {"Content-Type": "application/json"}
 
 Messages = Sequence[Mapping[str, str]]
@@ -126,9 +127,19 @@ class LLMClient:
         return parse_models(await self._call("GET", "/models", None, None, Deadline(deadline_s)))
 
     async def probe(self, deadline_s: float | None = None) -> ChatAnswer:
-        """A real one-token completion: the only proof that this model answers here. May load it first."""
-        limit_s = deadline_s or PROFILES[self.backend.profile].probe_timeout_s
-        return await self.chat([{"role": "user", "content": "안녕"}], max_tokens=1, deadline_s=limit_s)
+        """A real one-token completion: the only proof that this model answers here. May load it first; while the server
+        says that it is loading (503), it is asked again every second.
+        """
+        deadline = Deadline(deadline_s or PROFILES[self.backend.profile].probe_timeout_s)
+        while True:
+            try:
+                return await self.chat(
+                    [{"role": "user", "content": "안녕"}], max_tokens=1, deadline_s=max(0.001, deadline.left_s())
+                )
+            except BackendOverloaded:
+                if deadline.left_s() <= _PROBE_PAUSE_S:
+                    raise
+                await asyncio.sleep(_PROBE_PAUSE_S)
 
     @property
     def unfinished(self) -> int:

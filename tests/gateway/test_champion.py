@@ -11,6 +11,7 @@ import pytest
 from gateway.backend_holder import BackendHolder
 from lake.errors import BackendRefused
 from lake.files import swap_symlink
+from lake.registry import Registry
 from serving.acks import AckWriter, live_acks
 from serving.client import LLMClient
 from serving.envfile import write_env_file
@@ -116,6 +117,25 @@ def test_no_champion_yet(vllm: ToxicServer, point_to: Callable[[str], None], tmp
         (tmp_path / "models" / "finetuned_adapter").unlink()  # rolled back to the base
         await until(lambda: "There is no champion yet" in holder.reason)
         assert in_service(holder) == LOAD_A
+        await holder.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_quarantined_adapter_is_dropped(vllm: ToxicServer, point_to: Callable[[str], None], tmp_path: Path) -> None:
+    point_to(A)
+    log = Registry(tmp_path / "models").log
+    with log.locked():
+        log.append("add", A, "test", "", {})
+
+    async def main() -> None:
+        holder = BackendHolder(LLMClient, values=env(vllm), models_dir=tmp_path / "models")
+        await holder.start()
+        with log.locked():
+            log.append("quarantine", A, "test", "its data was erased", {})
+        (tmp_path / "models" / "finetuned_adapter").unlink()
+        await until(lambda: holder.backend is None)
+        assert "There is no champion yet" in holder.reason and not holder.can_answer
         await holder.aclose()
 
     asyncio.run(main())

@@ -305,6 +305,24 @@ def test_the_environment_does_not_redirect_calls(monkeypatch: pytest.MonkeyPatch
     assert isinstance(result, ChatAnswer)
 
 
+def test_a_probe_waits_for_a_model_that_is_loading() -> None:
+    loading = response(b'{"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}', 503)
+
+    async def loads(_: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        writer.write(loading if number <= 4 else response(GOOD))
+
+    async def run() -> None:
+        async with toxic_server(loads) as (base, heads):
+            client = LLMClient(Backend("llamacpp", base, "m"))
+            with pytest.raises(BackendOverloaded, match="Loading model"):
+                await client.probe(0.5)
+            assert len(heads) == 3
+            assert (await client.probe(10.0)).text == "답"
+            await client.aclose()
+
+    asyncio.run(run())
+
+
 def test_models_and_probe() -> None:
     cards = orjson.dumps({"data": [{"id": "base"}, {"id": "a-1", "parent": "base", "root": "/x"}, {"id": 5}, "odd"]})
 
