@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,7 @@ from lake.text import nfc
 from serving.backends import Backend
 
 MAX_FILTERS = 20
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 MAX_FILTER_CHARS = 100
 
 DegradedReason = Literal["fallback", "no_llm", "llm_error"]
@@ -77,7 +79,7 @@ def check_ask(ask: SearchAsk, settings: GatewaySettings) -> str:
         raise InputError(f"max_tokens is {ask.max_tokens}: choose 1 to {settings.max_tokens_max}.", field="max_tokens")
     if ask.temperature is not None and not 0 <= ask.temperature <= 2:
         raise InputError(f"temperature is {ask.temperature}: choose 0 to 2.", field="temperature")
-    if any(ord(char) < 32 and char not in "\t\n\r" for char in ask.question):
+    if _CONTROL.search(ask.question):
         raise QuestionError("The question holds control characters: send plain text.")
     return check_question(ask.question, settings.question_max_chars)
 

@@ -129,7 +129,7 @@ def _check_json(scope: Scope, body: bytes) -> None:
         raise MediaTypeError("Send the body with Content-Type: application/json.")
     try:
         orjson.loads(body)
-        json.loads(body, object_pairs_hook=_no_name_twice)
+        _DECODER.decode(body.decode())
     except _TwiceError as error:
         raise JSONBodyError("The body has the same name twice in one object: give each once.") from error
     except (ValueError, RecursionError) as error:
@@ -141,8 +141,11 @@ class _TwiceError(Exception):
 
 
 def _no_name_twice(pairs: list[tuple[str, Any]]) -> None:
-    if len({name for name, _ in pairs}) != len(pairs):
+    if len(dict(pairs)) != len(pairs):
         raise _TwiceError
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_name_twice)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

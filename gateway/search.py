@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -25,6 +25,7 @@ from gateway.recorder import Begun, Recorder
 from gateway.retriever_holder import RetrieverHolder
 from gateway.settings import GatewaySettings
 from gateway.stream import SearchStream
+from gateway.threads import Threads
 from gateway.turn import Turn
 from gateway.turns import TurnObserver
 from lake.errors import BackendError, MulleError, SetupError
@@ -33,11 +34,11 @@ from serving.answers import ChatAnswer
 from serving.encoders import Vectors
 from serving.retriever import Retrieval, Retriever
 
-ClientGone = Callable[[], Awaitable[bool]]
+ClientGone = Callable[[], bool]
 log = structlog.get_logger("gateway.search")
 
 
-async def _still_there() -> bool:
+def _still_there() -> bool:
     return False
 
 
@@ -69,7 +70,7 @@ class SearchService:
         self._backends = backends
         self._observers = tuple(observers)
         self._template_sha256 = template_sha256
-        self._threads = ThreadPoolExecutor(settings.retrieval_threads, thread_name_prefix="retrieval")
+        self._threads = Threads(settings.retrieval_threads, "retrieval")
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -129,7 +130,7 @@ class SearchService:
 
     def close(self) -> None:
         """Let the retrieval threads go."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -142,8 +143,7 @@ class SearchService:
             start = time.perf_counter()
             vector = await self._embedder.embed(turn.retriever, turn.question)
             turn.latency_ms["embed"] = (time.perf_counter() - start) * 1000
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, self._retrieve, turn, vector)
+            return await self._threads.run(partial(self._retrieve, turn, vector))
         except Exception as error:
             log.exception("retrieval_failed", request_id=turn.origin.request_id)
             turn.error = error
@@ -176,7 +176,7 @@ class SearchService:
             await self._recorder.settled(begun)  # no LLM call for an answer that could not be logged
         async with self._backends.lease() as call:
             await self._ask_llm(turn, call, prompt)
-        await self._finish(turn, begun, gone=await client_gone())
+        await self._finish(turn, begun, gone=client_gone())
         return self._result(turn, found)
 
     async def _run_stream(self, turn: Turn, stream: SearchStream) -> None:

@@ -25,6 +25,7 @@ NOTHING_FOUND = {"ko": "(없음)", "en": "(none)"}
 
 # Sentences of one entry that are considered at all; bounds the work for a page-long description.
 _MAX_SENTENCES = 8
+_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _WORD = re.compile(r"[0-9A-Za-z+#]+|[가-힣]+")
 
 CountTokens = Callable[[str], int]
@@ -180,7 +181,7 @@ def check_question(question: object, max_chars: int = MAX_QUESTION_CHARS) -> str
     """The question as one harmless NFC line. Raises `QuestionError`, whose message says what to change."""
     if not isinstance(question, str):
         raise QuestionError("The question must be text: send a JSON string.")
-    if any("\ud800" <= char <= "\udfff" for char in question):
+    if _HALF_CHARACTER.search(question):
         raise QuestionError("The question is not valid Unicode (it holds half a character): send UTF-8 text.")
     if len(question) > max_chars:
         raise QuestionError(

@@ -133,13 +133,14 @@ class Upstream:
         pieces: list[bytes] = []
         size = 0
         try:
-            while piece := await self.next_bytes(response, deadline):
-                size += len(piece)
-                pieces.append(piece)
-                if response.status != 200 and size > _MAX_ERROR_BYTES:
-                    break
-                if size > max_bytes:
-                    raise BackendBadAnswer(f"The LLM server's answer is larger than {max_bytes} bytes.")
+            async with asyncio.timeout(deadline.left_s()):
+                while piece := await response.content.readany():
+                    size += len(piece)
+                    pieces.append(piece)
+                    if response.status != 200 and size > _MAX_ERROR_BYTES:
+                        break
+                    if size > max_bytes:
+                        raise BackendBadAnswer(f"The LLM server's answer is larger than {max_bytes} bytes.")
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             if not size or isinstance(error, TimeoutError):
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from gateway import chat, sse
 from gateway.asks import SearchResult
 from gateway.auth import require_scope
+from gateway.disconnect import has_gone
 from gateway.parts import Parts
 from gateway.problems import error_fields
 from gateway.routes.origin import origin_of
@@ -40,7 +42,7 @@ async def chat_completions(request: Request, body: chat.ChatRequest) -> Response
         with_usage = body.stream_options is not None and body.stream_options.include_usage
         events = _events(request, stream, parts, body.model, created, with_usage)
         return sse.stream_response(events, stream.abandon)
-    answered = await parts.search.search(ask, origin_of(request), request.is_disconnected)
+    answered = await parts.search.search(ask, origin_of(request), partial(has_gone, request.receive))
     return Response(orjson.dumps(chat.completion(body.model, created, answered)), media_type="application/json")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 from gateway import rendering, sse
 from gateway.asks import SearchAsk, SearchResult, filter_values
 from gateway.auth import require_scope
+from gateway.disconnect import has_gone
 from gateway.parts import Parts
 from gateway.problems import error_fields
 from gateway.routes.origin import origin_of
@@ -62,7 +64,7 @@ async def search(request: Request, body: Annotated[SearchRequest, Body(openapi_e
         stream = await parts.search.stream(ask, origin_of(request))
         events = _events(request, stream, parts)
         return sse.stream_response(events, stream.abandon)
-    answered = await parts.search.search(ask, origin_of(request), request.is_disconnected)
+    answered = await parts.search.search(ask, origin_of(request), partial(has_gone, request.receive))
     return Response(orjson.dumps(rendering.result(answered)), media_type="application/json")
 
 
