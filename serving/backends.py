@@ -93,6 +93,7 @@ def check_api_base(url: str) -> str:
     try:
         parts = urlsplit(url.strip())
         port = parts.port
+        (parts.hostname or "").encode("idna")  # UnicodeError is a ValueError
     except ValueError as error:
         raise SetupError(f"LLM_API_BASE={url!r} is not an address ({error}).") from error
     host = (parts.hostname or "").rstrip(".").lower()
@@ -100,6 +101,8 @@ def check_api_base(url: str) -> str:
         raise SetupError(f"LLM_API_BASE={url!r} must start with http:// or https:// and name a host.")
     if parts.username is not None or parts.password is not None:
         raise SetupError("LLM_API_BASE must not hold a user or password: put the key into LLM_API_KEY.")
+    if any(char.isspace() or not char.isprintable() for char in url.strip()):
+        raise SetupError(f"LLM_API_BASE={url!r} holds a space or a control character.")
     if parts.query or parts.fragment:
         raise SetupError(f"LLM_API_BASE={url!r} must end with its path (usually /v1), without ? or #.")
     if port == 0:

@@ -40,7 +40,8 @@ ENV = {"LLM_API_BASE": "http://127.0.0.1:1234/v1/", "LLM_MODEL_NAME": "m", "LLM_
         "http://169.254.169.254./v1", "http://0.0.0.0:8000/v1", "http://[::]/v1", "http://224.0.0.1/v1",
         "http://metadata.google.internal/v1", "http://METADATA.google.internal./v1", "http://user:pw@host/v1",
         "http://key@host/v1", "http://host/v1?x=1", "http://host/v1#x", "http://host:0/v1", "http://host:99999/v1",
-        "http://[::1/v1",
+        "http://[::1/v1", "http://a..b/v1", f"http://{'x' * 70}/v1", "http://exa mple/v1", "http://host/v1 x",
+        "http://host/v\x001",
     ],
 )  # fmt: skip
 def test_addresses_that_must_not_be_called(url: str) -> None:
