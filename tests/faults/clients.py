@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-SEARCH = "/api/v1/search"
+SEARCH, CHAT = "/api/v1/search", "/v1/chat/completions"
 QUESTIONS = ("디자이너 여럿이 화면 시안을 같이 고치는 도구", "which tool tracks bugs?", "회의를 영상으로 하고 싶어요")
 
 
@@ -42,13 +41,40 @@ class Reply:
         return orjson.loads(self.body)
 
     def events(self) -> list[tuple[str, Any]]:
-        """(name, data) of each whole event of a stream."""
+        """(items|token|done|error, data) of each whole event of a stream, whichever of the two protocols it speaks."""
         found: list[tuple[str, Any]] = []
         for block in self.body.split(b"\n\n")[:-1]:
             lines = dict(line.split(b": ", 1) for line in block.split(b"\n") if b": " in line and line[:1] != b":")
-            if b"data" in lines:
-                found.append((lines.get(b"event", b"").decode(), orjson.loads(lines[b"data"])))
+            if b"event" in lines:
+                found.append((lines[b"event"].decode(), orjson.loads(lines[b"data"])))
+            elif lines.get(b"data", b"[DONE]") != b"[DONE]":
+                found += _openai_event(orjson.loads(lines[b"data"]))
         return found
+
+    @property
+    def text(self) -> str:
+        """Of a stream, as far as it came."""
+        return "".join(data["text"] for name, data in self.events() if name == "token")
+
+    @property
+    def answered(self) -> bool:
+        """A whole answer, not a problem."""
+        if self.streamed:
+            return any(name == "done" for name, _ in self.events())
+        return self.status == 200 and self.whole
+
+    @property
+    def served_by(self) -> str:
+        """The model that a whole answer names."""
+        last = self.events()[-1][1] if self.streamed else self.json()
+        return str(((last.get("mulle") or last).get("served_by") or {}).get("model"))
+
+    @property
+    def code(self) -> str:
+        """Of the problem, also of one that ends a stream; empty where there is none."""
+        if not self.streamed:
+            return "" if self.status == 200 else str(self.json().get("code"))
+        return next((str(data.get("code")) for name, data in self.events() if name == "error"), "")
 
     @property
     def ended(self) -> bool:
@@ -58,11 +84,44 @@ class Reply:
         return any(name in ("done", "error") for name, _ in self.events())
 
 
-def request_bytes(url: str, body: Mapping[str, Any], path: str = SEARCH, headers: str = "") -> bytes:
-    """A POST with a JSON body."""
-    data = orjson.dumps(body)
-    head = f"POST {path} HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\ncontent-type: application/json\r\n{headers}"
-    return f"{head}connection: close\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data
+def _openai_event(chunk: dict[str, Any]) -> list[tuple[str, Any]]:
+    if "error" in chunk:
+        return [("error", chunk["error"])]
+    for choice in chunk["choices"]:
+        if choice["finish_reason"]:
+            return [("done", chunk)]
+        if text := choice["delta"].get("content"):
+            return [("token", {"text": text})]
+    return [("items", chunk)]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request: to our own endpoint, or to the OpenAI-compatible one."""
+
+    text: str
+    stream: bool
+    openai: bool = False
+    allow_degraded: bool = False
+
+    @classmethod
+    def draw(cls, rng: random.Random, stream_share: float, degraded_share: float = 0.0) -> Question:
+        """One in four goes to the OpenAI-compatible endpoint."""
+        openai, stream, degraded = rng.random() < 0.25, rng.random() < stream_share, rng.random() < degraded_share
+        return cls(rng.choice(QUESTIONS), stream, openai, degraded)
+
+    def request(self, url: str, connection: str = "close") -> bytes:
+        """The bytes to send."""
+        more = {"allow_degraded": True} if self.allow_degraded else {}
+        if self.openai:
+            messages = [{"role": "user", "content": self.text}]
+            body = {"model": "mulle", "messages": messages, "stream": self.stream, "mulle": more}
+        else:
+            body = {"question": self.text, "stream": self.stream, **more}
+        data = orjson.dumps(body)
+        head = f"POST {CHAT if self.openai else SEARCH} HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\n"
+        head += f"content-type: application/json\r\nconnection: {connection}\r\n"
+        return f"{head}content-length: {len(data)}\r\n\r\n".encode() + data
 
 
 def parse(data: bytes, at_end: bool) -> Reply | None:
@@ -96,7 +155,7 @@ def _unchunk(data: bytes) -> tuple[bytes, bool]:
         data = data[length + 2 :]
 
 
-async def ask(url: str, body: Mapping[str, Any], path: str = SEARCH, timeout_s: float = 60.0) -> Reply | None:
+async def ask(url: str, question: Question, timeout_s: float = 60.0) -> Reply | None:
     """One request; what came of its answer, None where no head came. Raises `TimeoutError` where it does not end."""
     parts = urlsplit(url)
     async with asyncio.timeout(timeout_s):
@@ -106,7 +165,7 @@ async def ask(url: str, body: Mapping[str, Any], path: str = SEARCH, timeout_s: 
             return None
         data = b""
         try:
-            writer.write(request_bytes(url, body, path))
+            writer.write(question.request(url))
             while piece := await reader.read(1 << 16):
                 data += piece
                 reply = parse(data, at_end=False)
@@ -137,11 +196,8 @@ class Users:
     async def _user(self, number: int) -> None:
         rng = random.Random(f"{self.seed}/{number}")
         while not self._stop.is_set():
-            body: dict[str, Any] = {"question": rng.choice(QUESTIONS)}
-            if rng.random() < self.stream_share:
-                body["stream"] = True
             try:
-                reply = await ask(self.url, body)
+                reply = await ask(self.url, Question.draw(rng, self.stream_share))
             except TimeoutError:
                 self.hung += 1
                 continue

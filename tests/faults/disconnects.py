@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from tests.faults.clients import QUESTIONS, ask, parse, request_bytes
+from tests.faults.clients import QUESTIONS, Question, ask, parse
 from tests.faults.gateways import journalled, make_index, running_gateway
 from tests.faults.harness import Progress, Tally, cycles_of, quiet
 from tests.faults.stub_model import TEXT, run_model
@@ -29,6 +29,7 @@ NAME, PROMISE, UNIT, FULL = "disconnects", "1, 6", "clients that go away", 20_00
 AT_ONCE = 24  # below MULLE_MAX_IN_FLIGHT, so that none is refused for load
 AFTER = 100
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: close sends RST
+_TOKEN = (b"event: token", b'"content":')  # our own protocol's, OpenAI's
 STAGES = ("connect", "head", "body", "sent", "reading")
 
 
@@ -42,7 +43,7 @@ class Seen:
 def run(cycles: int, seed: int, scratch: Path, progress: Progress = quiet, bug: str = "") -> Tally:
     """`bug`: one that `buggy_gateway` plants."""
     tally = Tally()
-    index = make_index(scratch)
+    index = make_index()
     data_dir = scratch / "data"
     seen = Seen()
     env = {"MULLE_LOG_LEVEL": "error", "MULLE_WORKERS": "1"}
@@ -91,13 +92,13 @@ def _after(gateway: Gateway, seed: int, tally: Tally) -> None:
 
         async def one(number: int) -> object:
             async with gate:
-                body = {"question": QUESTIONS[number % 3], "stream": number % 2 == 0}
-                return await ask(gateway.url, body, timeout_s=30)
+                question = Question(QUESTIONS[number % 3], number % 2 == 0, number % 5 == 0)
+                return await ask(gateway.url, question, timeout_s=30)
 
         return await asyncio.gather(*(one(number) for number in range(AFTER)), return_exceptions=True)
 
     for reply in asyncio.run(calls()):
-        good = getattr(reply, "status", None) == 200 and getattr(reply, "ended", False)
+        good = getattr(reply, "answered", False)
         tally.counts["calls afterwards"] += 1
         tally.check(good, seed, f"an ordinary call failed: {reply!r:.300}")
 
@@ -113,8 +114,9 @@ async def _leave_all(url: str, cycles: list[tuple[int, random.Random]], seen: Se
 
 
 async def _leave(url: str, rng: random.Random, seen: Seen, tally: Tally) -> None:
-    stage, streamed, reset = rng.choice(STAGES), rng.random() < 0.5, rng.random() < 0.5
-    data = request_bytes(url, {"question": rng.choice(QUESTIONS), "stream": streamed})
+    stage, reset = rng.choice(STAGES), rng.random() < 0.5
+    question = Question.draw(rng, 0.5)
+    data = question.request(url)
     head_bytes = data.index(b"\r\n\r\n") + 4
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -133,8 +135,8 @@ async def _leave(url: str, rng: random.Random, seen: Seen, tally: Tally) -> None
         await writer.drain()
         await asyncio.sleep(rng.choice([0.0, rng.uniform(0.0, 0.05)]))
         if stage == "reading":
-            least_bytes, least_tokens = rng.randrange(1, 3000), rng.randrange(10) * streamed
-            while len(received) < least_bytes or received.count(b"event: token") < least_tokens:
+            least_bytes, least_tokens = rng.randrange(1, 3000), rng.randrange(10) * question.stream
+            while len(received) < least_bytes or received.count(_TOKEN[question.openai]) < least_tokens:
                 if not (piece := await reader.read(rng.choice([64, 4096]))):
                     break
                 received += piece
@@ -147,7 +149,7 @@ async def _leave(url: str, rng: random.Random, seen: Seen, tally: Tally) -> None
     reply = parse(received, at_end=False)
     if reply is not None and reply.status == 200:
         tally.counts["heads seen"] += 1
-        seen.texts[reply.request_id] = "".join(data["text"] for name, data in reply.events() if name == "token")
+        seen.texts[reply.request_id] = reply.text if question.stream else ""
 
 
 def _check_journal(data_dir: Path, seen: Seen, seed: int, tally: Tally) -> None:

@@ -69,7 +69,7 @@ def run(cycles: int, seed: int, scratch: Path, progress: Progress = quiet, bug: 
     tally = Tally(skipped=why_not(scratch))
     if tally.skipped:
         return tally
-    data_dir, index = scratch / "data", make_index(scratch)
+    data_dir, index = scratch / "data", make_index()
     told_s: list[float] = []
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(small_disk(data_dir / "journal"))
@@ -101,7 +101,9 @@ def _cycle(
             known = len(users.replies) + USERS  # they may have been answered before
             time.sleep(rng.uniform(0.3, 0.8))
             late = users.replies[known:]
-            tally.check(not any(_good(reply) for reply in late), seed, "a request was answered while the disk was full")
+            tally.check(
+                not any(reply.answered for reply in late), seed, "a request was answered while the disk was full"
+            )
             tally.counts["refused while full"] += len(late)
         finally:
             filler.unlink()
@@ -113,38 +115,23 @@ def _cycle(
         tally.check(
             _until(lambda: len(users_after.replies) >= 3 * USERS) is not None, seed, "no answers after the heal"
         )
-    tally.check(all(_good(reply) for reply in users_after.replies), seed, "a request failed after the heal")
+    tally.check(all(reply.answered for reply in users_after.replies), seed, "a request failed after the heal")
     tally.counts["full disks"] += 1
     return users.replies + users_after.replies
 
 
 def _check(replies: list[Reply], found: Journalled, seed: int, tally: Tally) -> None:
     for reply in replies:
-        if _good(reply):
+        if reply.answered:
             tally.counts["answered"] += 1
             whole = reply.request_id in found.requests.keys() & found.responses.keys()
             tally.check(whole, seed, f"{reply.request_id} was answered without a whole record")
         else:
-            code = _code(reply)
+            code = reply.code
             tally.counts[code] += 1
             tally.check(code == "log_unavailable", seed, f"answered {reply.status} {code}: {reply.body[-200:]!r}")
         tally.check(reply.ended, seed, f"{reply.request_id} broke off in the middle")
     tally.check(not found.doubled, seed, f"{found.doubled[:3]} stand twice")
-
-
-def _good(reply: Reply) -> bool:
-    if reply.streamed:
-        return any(name == "done" for name, _ in reply.events())
-    return reply.status == 200
-
-
-def _code(reply: Reply) -> str:
-    """Of the problem, or of a stream's last event."""
-    try:
-        problem = reply.events()[-1][1] if reply.streamed else reply.json()
-        return str(problem.get("code"))
-    except (ValueError, IndexError):
-        return "no problem+json"
 
 
 def _ready(gateway: Gateway) -> int:

@@ -19,7 +19,7 @@ import psutil
 from lake.ingest import ingest
 from lake.settings import LakeSettings
 from tests.faults.clients import Reply, Users
-from tests.faults.gateways import Journalled, journalled, kill_all, make_index, running_gateway
+from tests.faults.gateways import Journalled, journalled, kill_all, make_index, running_gateway, wait_for_replies
 from tests.faults.harness import Progress, Tally, cycles_of, quiet
 from tests.faults.stub_model import StubModel, run_model
 from tests.lake.ingest_kit import rows
@@ -38,7 +38,7 @@ def run(
 ) -> Tally:
     """`bug`: one that `buggy_gateway` plants."""
     tally = Tally()
-    data_dir, index = scratch / "data", make_index(scratch)
+    data_dir, index = scratch / "data", make_index()
     delivered: set[str] = set()
     with run_model(delay_s=0.03, word_s=0.005) as model:
         for cycle_seed, rng in cycles_of(cycles, seed, tally, progress):
@@ -57,7 +57,7 @@ def _cycle(
     env = {**model.env(), "MULLE_WORKERS": rng.choice(["1", "2"]), "MULLE_LOG_LEVEL": "warning"}
     with running_gateway(data_dir, index, env, bug) as gateway:
         with Users(gateway.url, USERS, seed, stream_share) as users:
-            time.sleep(rng.uniform(0.3, 1.5))
+            wait_for_replies(users, rng.randint(4, 80))
             workers = psutil.Process(gateway.process.pid).children()
             if len(workers) == 2 and rng.random() < 0.5:
                 os.kill(rng.choice(workers).pid, signal.SIGKILL)

@@ -8,12 +8,11 @@ Planted bug: a journal that acknowledges before it writes.
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 
 from tests.faults.clients import Reply, Users
 from tests.faults.gateway_kill import check_replies
-from tests.faults.gateways import journalled, kill_all, make_index, running_gateway
+from tests.faults.gateways import journalled, kill_all, make_index, running_gateway, wait_for_replies
 from tests.faults.harness import Progress, Tally, cycles_of, quiet
 from tests.faults.power_cut import CutDisk, why_not
 from tests.faults.stub_model import StubModel, run_model
@@ -27,7 +26,7 @@ def run(cycles: int, seed: int, scratch: Path, progress: Progress = quiet, bug: 
     tally = Tally(skipped=why_not(scratch))
     if tally.skipped:
         return tally
-    index, disk = make_index(scratch), CutDisk(scratch)
+    index, disk = make_index(), CutDisk(scratch)
     with run_model(delay_s=0.03, word_s=0.005) as model:
         for cycle_seed, rng in cycles_of(cycles, seed, tally, progress):
             replies = _cycle(disk, scratch / f"{cycle_seed}", index, model, cycle_seed, rng, tally, bug)
@@ -49,7 +48,7 @@ def _cycle(
         (data_dir / "journal").symlink_to(root / f"{seed}")
         (root / f"{seed}").mkdir()
         with running_gateway(data_dir, index, env, bug) as gateway, Users(gateway.url, USERS, seed) as users:
-            time.sleep(rng.uniform(0.3, 1.5))
+            wait_for_replies(users, rng.randint(4, 80))
             before_cut = list(users.replies)  # what comes from here on may have no record on the disk
             disk.cut()
             kill_all(gateway.process)

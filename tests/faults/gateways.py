@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,15 +25,17 @@ from lake.journal.reader import list_segments, list_workers, read_segment
 from lake.schemas.records import FrameKind
 from serving.encoders import load_encoder
 from serving.index import build_index
+from tests.faults.clients import Users
 from tests.gateway.kit import ROOT, TOOL_IDS, Gateway, sample_tools, wait_until
 
 
-def make_index(scratch: Path) -> Path:
-    """An index over ten sample tools, made with the bundled encoder; once for a scratch folder."""
-    folder = scratch / "index-of-ten"
-    if not folder.exists():
-        build_index(sample_tools(TOOL_IDS), "test-catalog", load_encoder(), folder)
-    return folder
+@functools.cache
+def make_index() -> Path:
+    """An index over ten sample tools, made with the bundled encoder; once a process, removed at its end."""
+    root = Path(tempfile.mkdtemp(prefix="index-of-ten-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    build_index(sample_tools(TOOL_IDS), "test-catalog", load_encoder(), root / "index")
+    return root / "index"
 
 
 @contextlib.contextmanager
@@ -78,6 +84,13 @@ def kill_all(process: subprocess.Popen[str]) -> None:
         except ProcessLookupError:
             return
         time.sleep(0.01)
+
+
+def wait_for_replies(users: Users, count: int) -> None:
+    """Until the users have had this many (a slow machine must not make a harness see nothing)."""
+    end = time.monotonic() + 30
+    while len(users.replies) < count and time.monotonic() < end:
+        time.sleep(0.005)
 
 
 @dataclass(slots=True)

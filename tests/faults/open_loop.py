@@ -11,14 +11,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-import orjson
 import uvloop
 
-from tests.faults.clients import QUESTIONS, SEARCH, Reply, parse
+from tests.faults.clients import Question, Reply, parse
 
 _LIMIT_S = 30.0
 
@@ -45,6 +43,7 @@ class OpenLoop:
     """Load on one gateway. `stream_share`: part of the requests that ask for a stream."""
 
     def __init__(self, url: str, seed: int, stream_share: float = 0.2) -> None:
+        self._url = url
         self._address = urlsplit(url)
         self._rng = random.Random(seed)
         self._stream_share = stream_share
@@ -80,24 +79,18 @@ class OpenLoop:
         for _, writer in self._idle:
             writer.transport.abort()
 
-    def _request(self) -> bytes:
-        body: dict[str, Any] = {"question": f"{self._rng.choice(QUESTIONS)} {self._rng.randrange(10**6)}"}
-        if self._rng.random() < self._stream_share:
-            body["stream"] = True
-        data = orjson.dumps(body)
-        head = f"POST {SEARCH} HTTP/1.1\r\nhost: {self._address.netloc}\r\ncontent-type: application/json\r\n"
-        return f"{head}content-length: {len(data)}\r\n\r\n".encode() + data
-
     async def _one(self, due: float) -> None:
+        question = Question.draw(self._rng, self._stream_share)
         try:
             async with asyncio.timeout(_LIMIT_S):
-                reply = await self._exchange(self._request())
+                question = replace(question, text=f"{question.text} {self._rng.randrange(10**6)}")
+                reply = await self._exchange(question.request(self._url, connection="keep-alive"))
         except (OSError, TimeoutError) as error:
             self._problem(f"{type(error).__name__} {error}")
             return
         seconds = time.perf_counter() - due
         self._result.statuses[reply.status] += 1
-        if reply.status == 200 and reply.ended and not (reply.streamed and reply.events()[-1][0] == "error"):
+        if reply.answered:
             self._result.latencies_s.append(seconds)
             self._result.answered_ids.add(reply.request_id)
         elif reply.status in (429, 503) and reply.headers.get("content-type") == "application/problem+json":

@@ -29,7 +29,7 @@ def run(
 ) -> Tally:  # fmt: skip
     """`ending` SIGKILL is the planted bug: an end that waits for nobody."""
     tally = Tally()
-    index = make_index(scratch)
+    index = make_index()
     with run_model("model-a", 0.1, 0.01) as first, run_model("model-b", 0.1, 0.01) as second:
         for cycle_seed, rng in cycles_of(cycles, seed, tally, progress):
             folder = scratch / f"{cycle_seed}"
@@ -79,7 +79,7 @@ def _check(replies: list[Reply], found: Journalled, seed: int, tally: Tally) -> 
         tally.check(reply.ended, seed, f"{reply.request_id} broke off in the middle")
         if reply.ended and reply.status == 200:
             answered.add(reply.request_id)
-            served = _served_by(reply)
+            served = reply.served_by
             row = found.responses.get(reply.request_id, {})
             tally.check(
                 served == row.get("model"), seed, f"{reply.request_id}: by {served}, journal {row.get('model')}"
@@ -89,8 +89,3 @@ def _check(replies: list[Reply], found: Journalled, seed: int, tally: Tally) -> 
     tally.check(not found.unanswered, seed, f"{len(found.unanswered)} requests have no response half")
     tally.check(answered <= found.requests.keys(), seed, f"{len(answered - found.requests.keys())} answers unlogged")
     tally.check(not found.damage and not found.doubled, seed, f"{found.damage} damaged ranges, {found.doubled} doubled")
-
-
-def _served_by(reply: Reply) -> str:
-    last = reply.events()[-1][1] if reply.streamed else reply.json()
-    return str((last.get("served_by") or {}).get("model"))

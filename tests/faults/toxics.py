@@ -14,9 +14,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tests.faults.clients import QUESTIONS, Reply, ask
+from tests.faults.clients import Question, Reply, ask
 from tests.faults.gateways import Journalled, journalled, make_index, running_gateway
 from tests.faults.harness import Progress, Tally, cycles_of, quiet, share
 from tests.faults.toxic import TOXICS, ToxicServer, run_toxic
@@ -45,7 +44,7 @@ def run(
 ) -> Tally:  # fmt: skip
     """A cycle's seed picks toxic and profile. `bug`: one of `buggy_gateway`; `timed`: deadlines are checked."""
     tally = Tally()
-    index = make_index(scratch)
+    index = make_index()
     seconds: list[float] = []
     for cycle_seed, rng in cycles_of(cycles, seed, tally, progress):
         name, profile = names[cycle_seed % len(names)], PROFILES[cycle_seed // len(names) % 2]
@@ -87,20 +86,17 @@ def _poisoned(
 
 async def _calls(url: str, count: int, rng: random.Random) -> list[Call]:
     gate = asyncio.Semaphore(AT_ONCE)
-    bodies: list[dict[str, Any]] = [
-        {"question": rng.choice(QUESTIONS), "stream": number % 2 == 1, "allow_degraded": rng.random() < 0.25}
-        for number in range(count)
-    ]
+    questions = [Question.draw(rng, 0.5, degraded_share=0.25) for _ in range(count)]
 
-    async def one(body: dict[str, Any]) -> Call:
+    async def one(question: Question) -> Call:
         async with gate:
             began = time.monotonic()
             try:
-                return Call(await ask(url, body, timeout_s=_HUNG_S), time.monotonic() - began)
+                return Call(await ask(url, question, timeout_s=_HUNG_S), time.monotonic() - began)
             except TimeoutError:
                 return Call(None, _HUNG_S, hung=True)
 
-    return list(await asyncio.gather(*(one(body) for body in bodies)))
+    return list(await asyncio.gather(*(one(question) for question in questions)))
 
 
 def _until_good(url: str, seed: int, rng: random.Random, tally: Tally) -> list[Call]:
@@ -109,7 +105,7 @@ def _until_good(url: str, seed: int, rng: random.Random, tally: Tally) -> list[C
     for _ in range(60):
         last = asyncio.run(_calls(url, 4, rng))
         done += last
-        if all(call.reply is not None and call.reply.ended and _outcome(call.reply) == "answered" for call in last):
+        if all(call.reply is not None and call.reply.answered and _outcome(call.reply) == "answered" for call in last):
             return done
         time.sleep(0.5)
     tally.check(False, seed, "the gateway did not recover")
@@ -118,11 +114,10 @@ def _until_good(url: str, seed: int, rng: random.Random, tally: Tally) -> list[C
 
 def _outcome(reply: Reply) -> str:
     """answered, degraded, or the problem's code."""
-    if reply.streamed:
-        name, data = reply.events()[-1]
-        return ("degraded" if data.get("answer") is None else "answered") if name == "done" else str(data.get("code"))
-    data = reply.json()
-    return str(data.get("code")) if reply.status != 200 else "degraded" if data["answer"] is None else "answered"
+    if reply.code:
+        return reply.code
+    last = reply.events()[-1][1] if reply.streamed else reply.json()
+    return "answered" if (last.get("mulle") or last)["degraded_reason"] in (None, "fallback") else "degraded"
 
 
 def _check(call: Call, found: Journalled, what: str, seed: int, tally: Tally, limit_s: float) -> None:
@@ -149,6 +144,5 @@ def _check(call: Call, found: Journalled, what: str, seed: int, tally: Tally, li
     tally.check(row["outcome"] in _OUTCOMES, seed, f"{what}: {rid} is on record as {row['outcome']}")
     tally.check((outcome == "answered") == (row["outcome"] == "answered"), seed, f"{what}: {outcome}, {row['outcome']}")
     if reply.streamed:
-        text = "".join(data["text"] for name, data in reply.events() if name == "token")
         logged = row["llm_response_content"] or ""
-        tally.check(logged.startswith(text), seed, f"{what}: client saw {text!r}, the journal holds {logged!r}")
+        tally.check(logged.startswith(reply.text), seed, f"{what}: client saw {reply.text!r}, journal {logged!r}")
