@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from gateway.access_settings import AccessSettings
 from gateway.app import create_app
+from gateway.http_protocol import guarded_protocol
 from gateway.logs import configure_logs
 from gateway.parts import Config, Parts
 from gateway.resilience_settings import FallbackLLMSettings, ResilienceSettings
@@ -123,14 +124,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         uvicorn.Config(
             create_app(config, parts),
             loop="uvloop",
-            http="httptools",
+            http=guarded_protocol(config.access, parts.metrics, settings.max_body_bytes),
             ws="none",
             lifespan="on",
             access_log=False,
             log_level=settings.log_level,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=5,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         ),
         parts,
