@@ -6,6 +6,8 @@ over; batches are of one encoder.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from serving.encoders import Encoder, Vectors
 from serving.query_batcher import QueryBatcher
 from serving.retriever import EMBEDDED_CHARS, Retriever
@@ -16,8 +18,10 @@ _KEPT = 2  # encoders: the one in service and the one that requests under way ma
 class QuestionEmbedder:
     """For one event loop."""
 
-    def __init__(self, max_batch: int) -> None:
+    def __init__(self, max_batch: int, on_batch: Callable[[int], None] = lambda _: None) -> None:
+        """`on_batch` is told how many questions each call of an encoder has, on another thread."""
         self._max_batch = max_batch
+        self._on_batch = on_batch
         self._batchers: dict[int, tuple[Encoder, QueryBatcher]] = {}
 
     async def embed(self, retriever: Retriever, question: str) -> Vectors:
@@ -28,6 +32,7 @@ class QuestionEmbedder:
         kept = self._batchers.get(id(encoder))
         if kept is None:
             kept = self._batchers[id(encoder)] = (encoder, QueryBatcher(encoder, self._max_batch))
+            kept[1].on_batch = self._on_batch
             while len(self._batchers) > _KEPT:
                 self._batchers.pop(next(iter(self._batchers)))[1].close()
         return kept[1]

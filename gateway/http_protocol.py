@@ -161,7 +161,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         self.metrics.refused.labels(code).inc()
         if not self._answering():
-            self.metrics.http.labels(str(status)).inc()
+            self.metrics.http_ended("other", "none", status, 0.0)
             self.transport.write(_raw_answer(status, code, detail))
         self.transport.close()
 

@@ -6,16 +6,58 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import structlog
 
+from gateway.turns import TurnRecord
 
-def configure_logs(level: str) -> None:
-    """Set up logging for the whole process; called once by `python -m gateway`."""
+log = structlog.get_logger("gateway.search")
+
+
+class TurnLog:
+    """A `TurnObserver`: one line a search, with what became of it and where the time went, and nobody's text."""
+
+    def turn_ended(self, turn: TurnRecord) -> None:
+        """Write the line."""
+        backend = turn.backend
+        log.info(
+            turn.operation,
+            outcome=turn.outcome,
+            backend=backend.profile if backend else None,
+            model=backend.model if backend else None,
+            fallback=turn.fallback,
+            streamed=turn.streamed,
+            stored=turn.stored,
+            total_ms=round(turn.latency_ms.get("total", 0.0), 1),
+            llm_ms=round(turn.latency_ms.get("llm", 0.0), 1),
+            error=str(getattr(turn.error, "code", type(turn.error).__name__)) if turn.error else None,
+        )
+
+
+def configure_logs(level: str, worker: int | None = None) -> None:
+    """Set up logging for the whole process; called once, by each worker and by their parent (`worker` None).
+
+    Lines of the standard library's loggers (uvicorn's, OpenTelemetry's) take the same shape.
+    """
+    marks = {} if worker is None else {"worker": worker}
+
+    def mark(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.update(marks)
+        return event
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JSONFormatter(marks))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(logging.INFO, getattr(logging, level.upper())))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            mark,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -24,3 +66,21 @@ def configure_logs(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+class _JSONFormatter(logging.Formatter):
+    def __init__(self, marks: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._marks = marks
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "event": record.getMessage(),
+            "logger": record.name,
+            "level": record.levelname.lower(),
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            **self._marks,
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()

@@ -1,6 +1,7 @@
 """Metrics that are read from the running parts at the scrape, and so are true at that moment: journal, backends, index.
 
 Registered by `watch_parts`. Reads attributes only, from the thread that answers the scrape; takes no lock.
+What a key, a limit or a full queue refused is counted where it happens (`mulle_refused_requests`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from gateway.backend_holder import BackendHolder
 from gateway.retriever_holder import RetrieverHolder
 from lake.journal.writer import JournalWriter
+
+_CIRCUIT = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class InFlight(Protocol):
@@ -76,6 +79,15 @@ class _PartsCollector(Collector):
                 "The backend of new requests.",
                 {"profile": backend.profile, "model": backend.model, "adapter": backend.adapter},
             )
+        circuit = GaugeMetricFamily(
+            "mulle_backend_circuit", "Circuit of a backend: 0 closed, 1 half open, 2 open.", labels=["role"]
+        )
+        opened = CounterMetricFamily("mulle_backend_circuit_opened", "How often it opened.", labels=["role"])
+        for target in holder.states():
+            circuit.add_metric([target["role"]], _CIRCUIT[target["state"]])
+            opened.add_metric([target["role"]], target["opened"])
+        yield circuit
+        yield opened
         yield _counter("mulle_backend_switches", "Backends replaced by others.", holder.switches)
         yield _gauge("mulle_backend_draining", "Requests that still use a replaced backend.", holder.draining)
         yield _gauge("mulle_backend_refused", "1 while a configuration that can't be used waits.", bool(holder.reason))

@@ -1,4 +1,4 @@
-"""The outermost layer, pure ASGI: request ids, trace context, security headers.
+"""The outermost layer, pure ASGI: request ids, trace context, security headers, the access log and its metrics.
 
 Our own ULID is the `X-Request-ID` of every response, and the id in the journal: an id that a client chose
 could repeat, so it can't name a record. A client's id is echoed as `X-Client-Request-ID` where it is
@@ -9,7 +9,9 @@ harmless. `traceparent` is continued and answered (trace_context.py). Layers fur
 from __future__ import annotations
 
 import re
+import time
 
+import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
@@ -24,6 +26,8 @@ FIXED_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+_POLLED = frozenset({"/livez", "/readyz", "/metrics"})
+log = structlog.get_logger("gateway.http")
 
 
 class EdgeMiddleware:
@@ -61,14 +65,28 @@ class EdgeMiddleware:
         state["trace"] = trace
         state["answer_headers"] = headers
 
+        structlog.contextvars.bind_contextvars(request_id=request_id, trace_id=trace.trace_id)
+        began = time.perf_counter()
+        status = 0  # the client left before there was an answer
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 state["answer_started"] = True
                 own = list(message.get("headers", []))
                 names = {name.lower() for name, _ in own}
                 own += [(name, value) for name, value in headers if name not in names]
                 message = {**message, "headers": own}
-                self._metrics.http.labels(str(message["status"])).inc()
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            seconds = time.perf_counter() - began
+            route = getattr(scope.get("route"), "path", "none")  # a template: few values, whatever is asked for
+            self._metrics.http_ended(scope["method"], route, status, seconds)
+            # A search that was answered has a line of its own (logs.py), with more in it.
+            if status != 200 or not state.get("accepted"):
+                say = log.debug if route in _POLLED else log.info
+                say("http", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))

@@ -22,7 +22,9 @@ from gateway.auth import AccessControl
 from gateway.backend_holder import BackendHolder
 from gateway.embedder import QuestionEmbedder
 from gateway.keys import KeyStore, check_exposure, keys_path
+from gateway.logs import TurnLog
 from gateway.metrics import GatewayMetrics
+from gateway.metrics_parts import watch_parts
 from gateway.rate_limits import RateLimiter
 from gateway.recorder import Recorder
 from gateway.resilience_settings import ResilienceSettings
@@ -100,7 +102,7 @@ class Parts:
             group_window_ms=settings.journal_group_window_ms,
             disk=disk,
         )
-        self.metrics.watch_journal(self.journal)
+        self.journal.on_sync = self.metrics.observe_sync
         self.private = PrivateJournal(
             config.lake.private_journal_dir,
             mode=settings.journal_mode,
@@ -108,7 +110,7 @@ class Parts:
             disk=disk,
         )
         self.recorder = Recorder(self.journal, self.private, settings.journal_timeout_s)
-        self._sweeper: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         worker = f"gateway-{os.getpid()}-{ULID()}"
         ack = AckWriter(config.lake.run_dir / "ack", worker) if settings.env_file is not None else None
         budget = RetryBudget()  # one for all backends: a switch must not refill it
@@ -131,18 +133,29 @@ class Parts:
             models_dir=config.lake.models_dir,
             resilience=config.resilience,
         )
-        self.embedder = QuestionEmbedder(config.retrieval.embed_batch)
+        self.embedder = QuestionEmbedder(config.retrieval.embed_batch, self.metrics.embed_batch.observe)
         self.search = SearchService(
-            settings, self.retrievers, self.embedder, prompts, self.recorder, self.backends, [self.metrics],
-            template_sha256,
+            settings, self.retrievers, self.embedder, prompts, self.recorder, self.backends,
+            [self.metrics, TurnLog()],            template_sha256,
         )  # fmt: skip
+
+        watch_parts(self.metrics.registry, self.journal, self.backends, self.retrievers, self.search)
 
     async def start(self) -> None:
         """Start what watches: keys, backend and index."""
         await self.keys.start()
         await self.retrievers.start()
         await self.backends.start()
-        self._sweeper = asyncio.create_task(self._sweep(), name="private-sweep")
+        self._tasks = [
+            asyncio.create_task(self._sweep(), name="private-sweep"),
+            asyncio.create_task(self._turn_loop(), name="loop-lag"),
+        ]
+
+    async def _turn_loop(self) -> None:
+        """What `mulle_event_loop_lag_seconds` is measured by."""
+        while True:
+            self.metrics.loop_turned()
+            await asyncio.sleep(0.1)
 
     async def _sweep(self) -> None:
         """Once an hour, take away what was kept of opted-out requests for long enough."""
@@ -172,10 +185,9 @@ class Parts:
         await self.search.drain(max(0.5, began + self.settings.drain_timeout_s - time.monotonic()))
         await self.keys.aclose()
         await self.retrievers.aclose()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError):  # a disk that hangs must not keep the process
             await asyncio.wait_for(asyncio.gather(self.journal.aclose(), self.private.aclose()), 10.0)
         await self.backends.aclose()

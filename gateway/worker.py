@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from gateway.access_settings import AccessSettings
 from gateway.app import create_app
 from gateway.http_protocol import guarded_protocol
 from gateway.logs import configure_logs
+from gateway.metrics_peers import WorkerPeers
 from gateway.parts import Config, Parts
 from gateway.resilience_settings import FallbackLLMSettings, ResilienceSettings
 from gateway.settings import GatewaySettings, ProcessLLMSettings
@@ -118,8 +120,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     config = read_config()
     settings = config.gateway
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, args.slot)
     parts = Parts(config)
+    parts.metrics.starts.set(args.starts)
+    peers = WorkerPeers(
+        parts.metrics.registry, config.lake.run_dir / "workers", str(os.getppid()), args.slot, config.workers
+    )
+    parts.metrics.peers = peers
     server = WorkerServer(
         uvicorn.Config(
             create_app(config, parts),
@@ -129,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lifespan="on",
             access_log=False,
             log_level=settings.log_level,
+            log_config=None,
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
@@ -136,7 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts,
         socket.socket(fileno=args.channel_fd),
     )
-    server.run(sockets=[socket.socket(fileno=args.listen_fd)])
+    try:
+        server.run(sockets=[socket.socket(fileno=args.listen_fd)])
+    finally:
+        peers.close()
     return 0 if server.started else SetupError.exit_code
 
 

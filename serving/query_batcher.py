@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lake.errors import SetupError
@@ -38,6 +39,7 @@ class QueryBatcher:
         self._thread.start()
         self.batches = 0
         self.texts = 0
+        self.on_batch: Callable[[int], None] = lambda _: None  # told how many texts each call has, on the thread
 
     async def embed(self, text: str) -> Vectors:
         """float32 [dim], L2-normalised. Raises what the encoder raises, or `SetupError` once closed or full."""
@@ -63,6 +65,7 @@ class QueryBatcher:
             texts = list(dict.fromkeys(wanted.text for wanted in batch))  # the same question twice is one text
             self.batches += 1
             self.texts += len(texts)
+            self.on_batch(len(texts))
             try:
                 rows = dict(zip(texts, self._encoder.encode_queries(texts), strict=True))
             except Exception as error:

@@ -57,7 +57,7 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Text exposition format."""
     parts: Parts = request.app.state.parts
-    return Response(parts.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await parts.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 @inside.get("/api/v1/backend", summary="Which LLM new requests go to", response_model=dict[str, Any])

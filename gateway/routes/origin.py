@@ -11,6 +11,7 @@ from gateway.caller import Caller
 def origin_of(request: Request) -> Origin:
     """Ids and key of this request; routes with a scope only."""
     state = request.state
+    state.accepted = True  # from here on the search tells what became of it
     caller: Caller = state.caller
     return Origin(
         request_id=state.request_id,

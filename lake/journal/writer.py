@@ -60,6 +60,7 @@ class JournalWriter:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         disk: Disk | None = None,
     ) -> None:
+        self.on_sync: Callable[[float], None] = lambda _: None  # told how long each sync took, on the writer's thread
         self._mode = mode
         self._window_s = group_window_ms / 1000
         self._queue_max_bytes = queue_max_bytes
@@ -141,6 +142,17 @@ class JournalWriter:
         busy = self._busy_since
         stalled = busy is not None and time.monotonic() - busy > self._stall_after_s
         return not (self._failing or self._closing or stalled or not self._thread.is_alive())
+
+    @property
+    def window_s(self) -> float:
+        """Longest that an acknowledged record may stay unsynced: 0 in sync mode."""
+        return self._window_s if self._mode == "group" else 0.0
+
+    @property
+    def unsynced_s(self) -> float:
+        """Age of the oldest acknowledged record that a power cut would lose now; always 0 in sync mode."""
+        since = self._dirty_since
+        return time.monotonic() - since if since is not None else 0.0
 
     @property
     def counters(self) -> JournalCounters:
@@ -274,8 +286,7 @@ class JournalWriter:
             wrote = bool(data)
             offset = self._files.write(data) if data else self._files.size
             if self._mode == "sync" and data:
-                self._files.sync()
-                self._syncs += 1
+                self._sync()
         except OSError as error:
             self._failures += 1
             self._failing = True
@@ -301,16 +312,20 @@ class JournalWriter:
         next.
         """
         if self._dirty_since is not None:
-            self._files.sync()
-            self._syncs += 1
+            self._sync()
             self._dirty_since = None
         self._files.close()
+
+    def _sync(self) -> None:
+        began = time.monotonic()
+        self._files.sync()
+        self._syncs += 1
+        self.on_sync(time.monotonic() - began)
 
     def _sync_group(self) -> None:
         self._busy_since = time.monotonic()
         try:
-            self._files.sync()
-            self._syncs += 1
+            self._sync()
         except OSError:
             # Acknowledged within the promise of this mode; the count and `healthy` tell the operator.
             self._failures += 1
@@ -326,8 +341,7 @@ class JournalWriter:
         try:
             if self._files.is_open:
                 self._files.write(encode(FrameKind.WORKER_END, self._seq, end))
-                self._files.sync()
-                self._syncs += 1
+                self._sync()
                 self._files.close()
         except OSError:
             self._failures += 1  # nobody waits for this frame; the freed lock says the same

@@ -245,9 +245,9 @@ def test_metrics_and_description(make_config: Callable[..., Config]) -> None:
         await client.post(PATH, json={"question": ""})
         text = (await client.get("/metrics")).text
         for line in (
-            'mulle_search_requests_total{outcome="answered"} 1.0',
+            'mulle_search_requests_total{operation="search",outcome="answered"} 1.0',
             'mulle_refused_requests_total{code="invalid_question"} 1.0',
-            'mulle_llm_tokens_total{kind="completion"} 3.0',
+            'mulle_http_responses_total{method="POST",route="/api/v1/search",status="200"} 1.0',
             'mulle_stage_seconds_count{stage="llm"} 1.0',
             "mulle_journal_records_total 2.0",
             "mulle_in_flight 0.0",
