@@ -31,6 +31,9 @@ from gateway.resilience_settings import ResilienceSettings
 from gateway.retriever_holder import RetrieverHolder
 from gateway.search import SearchService
 from gateway.settings import GatewaySettings
+from gateway.tracing import Tracing
+from gateway.tracing_settings import TracingSettings
+from gateway.turns import TurnObserver
 from lake.errors import ModelMissingError
 from lake.files import sha256_file
 from lake.journal.disk import Disk
@@ -67,6 +70,7 @@ class Config:
     llm: Mapping[str, str]
     access: AccessSettings = field(default_factory=AccessSettings)
     resilience: ResilienceSettings = field(default_factory=ResilienceSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
     workers: int = 1  # that share the rate limits
 
 
@@ -134,9 +138,14 @@ class Parts:
             resilience=config.resilience,
         )
         self.embedder = QuestionEmbedder(config.retrieval.embed_batch, self.metrics.embed_batch.observe)
+        observers: list[TurnObserver] = [self.metrics, TurnLog()]
+        self.tracing: Tracing | None = None
+        if config.tracing.otlp_endpoint:
+            self.tracing = Tracing(config.tracing, max_tokens=settings.max_tokens, temperature=settings.temperature)
+            observers.append(self.tracing)
         self.search = SearchService(
             settings, self.retrievers, self.embedder, prompts, self.recorder, self.backends,
-            [self.metrics, TurnLog()],            template_sha256,
+            observers,            template_sha256,
         )  # fmt: skip
 
         watch_parts(self.metrics.registry, self.journal, self.backends, self.retrievers, self.search)
@@ -192,6 +201,8 @@ class Parts:
             await asyncio.wait_for(asyncio.gather(self.journal.aclose(), self.private.aclose()), 10.0)
         await self.backends.aclose()
         self.search.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         self.embedder.close()
 
     async def not_ready(self) -> dict[str, str]:

@@ -29,6 +29,7 @@ from gateway.parts import Config, Parts
 from gateway.resilience_settings import FallbackLLMSettings, ResilienceSettings
 from gateway.settings import GatewaySettings, ProcessLLMSettings
 from gateway.supervisor import CLOSE_S, READY
+from gateway.tracing_settings import TracingSettings
 from gateway.worker_settings import WorkerSettings
 from lake.errors import SetupError
 from lake.settings import LakeSettings, settings_error
@@ -51,6 +52,7 @@ def read_config() -> Config:
             llm=process_llm() if gateway.env_file is None else {},
             access=AccessSettings(),
             resilience=ResilienceSettings(),
+            tracing=TracingSettings(),
             workers=WorkerSettings().workers,
         )
     except ValidationError as error:

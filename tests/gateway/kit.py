@@ -62,6 +62,7 @@ class Upstream:
     base: str = ""
     seen: list[dict[str, Any]] = field(default_factory=list)
     auth: list[str] = field(default_factory=list)
+    traceparents: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -84,6 +85,7 @@ def run_upstream(name: str, delay_s: float = 0.0) -> Iterator[Upstream]:
                     asked = orjson.loads(body)
                     state.seen.append(asked)
                     state.auth.append(headers.get("authorization", ""))
+                    state.traceparents.append(headers.get("traceparent", ""))
                     if asked.get("stream") and state.status == 200:
                         await _stream(state, asked, writer)
                         return
