@@ -95,7 +95,7 @@ def _cycle(
         before_mb = worker.memory_info().rss / 1e6
         filler = fill(disk)
         try:
-            told = _until(lambda: _ready(gateway) == 503)
+            told = until(lambda: ready(gateway) == 503)
             tally.check(told is not None, seed, "/readyz never said 503")
             told_s.append(told or 0.0)
             known = len(users.replies) + USERS  # they may have been answered before
@@ -107,14 +107,12 @@ def _cycle(
             tally.counts["refused while full"] += len(late)
         finally:
             filler.unlink()
-        tally.check(_until(lambda: _ready(gateway) == 200) is not None, seed, "it did not heal without a restart")
+        tally.check(until(lambda: ready(gateway) == 200) is not None, seed, "it did not heal without a restart")
         users.stop()
     grown_mb = worker.memory_info().rss / 1e6 - before_mb
     tally.check(grown_mb < MEMORY_MB, seed, f"memory grew by {grown_mb:.0f} MB")
     with Users(gateway.url, USERS, seed + 1) as users_after:
-        tally.check(
-            _until(lambda: len(users_after.replies) >= 3 * USERS) is not None, seed, "no answers after the heal"
-        )
+        tally.check(until(lambda: len(users_after.replies) >= 3 * USERS) is not None, seed, "no answers after the heal")
     tally.check(all(reply.answered for reply in users_after.replies), seed, "a request failed after the heal")
     tally.counts["full disks"] += 1
     return users.replies + users_after.replies
@@ -134,11 +132,12 @@ def _check(replies: list[Reply], found: Journalled, seed: int, tally: Tally) -> 
     tally.check(not found.doubled, seed, f"{found.doubled[:3]} stand twice")
 
 
-def _ready(gateway: Gateway) -> int:
+def ready(gateway: Gateway) -> int:
+    """Status of /readyz."""
     return httpx.get(f"{gateway.url}/readyz", trust_env=False, timeout=10).status_code
 
 
-def _until(done: Callable[[], bool], limit_s: float = 15.0) -> float | None:
+def until(done: Callable[[], bool], limit_s: float = 15.0) -> float | None:
     """Seconds until it is so; None where it never is."""
     began = time.monotonic()
     while time.monotonic() - began < limit_s:

@@ -26,7 +26,7 @@ from tests.faults.harness import Harness, Lines, Tally, report_lines  # noqa: E4
 # In the order of docs/proof.md: the journal first, then whole gateways, the longest last.
 MODULES = (
     "damage", "parsers", "quarantine", "journal_model", "crash_replay", "power_cut", "syscalls", "kill",
-    "gateway_kill", "gateway_power", "signals", "disconnects", "disk_full", "toxics", "load",
+    "gateway_kill", "gateway_power", "signals", "disconnects", "disk_full", "disk_hang", "toxics", "load",
 )  # fmt: skip
 
 

@@ -82,7 +82,7 @@ async def _serve(model: StubModel, reader: asyncio.StreamReader, writer: asyncio
                 choices = [{"index": 0, "finish_reason": "stop", "message": message}]
                 _send(writer, {"model": model.name, "choices": choices, "usage": _usage()})
             await writer.drain()
-    except (OSError, asyncio.IncompleteReadError):
+    except (OSError, RuntimeError, asyncio.IncompleteReadError):  # uvloop: RuntimeError once closed
         pass
     finally:
         writer.transport.abort()
@@ -110,7 +110,7 @@ async def _stream(model: StubModel, writer: asyncio.StreamWriter) -> None:
             await writer.drain()
             await asyncio.sleep(model.word_s)
         writer.write(b"0\r\n\r\n")
-    except OSError:
+    except (OSError, RuntimeError):
         model.broken_off += 1
         raise
 

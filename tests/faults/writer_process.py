@@ -58,10 +58,11 @@ class TimedDisk(OsDisk):
 
 
 class EarlyWriter(JournalWriter):
-    """Planted bug `early`: acknowledges before anything is written."""
+    """Planted bug `early`: acknowledges what it writes a moment later."""
 
     def append_blocking(self, kind: FrameKind, record: Any) -> FramePosition:
-        threading.Thread(target=super().append_blocking, args=(kind, record), daemon=True).start()
+        threading.Timer(0.05, super().append_blocking, (kind, record)).start()
+        time.sleep(0.002)
         return FramePosition("", 0, 0)
 
 
