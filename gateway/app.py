@@ -12,7 +12,7 @@ from gateway.door import DoorMiddleware
 from gateway.middleware import EdgeMiddleware
 from gateway.parts import Config, Parts
 from gateway.problems import install_problem_handlers
-from gateway.routes import feedback, openai, ops, requests, search
+from gateway.routes import completions, feedback, ops, requests, search
 
 _ABOUT = "도구 검색: 질문에 맞는 도구를 찾아 LLM으로 답합니다. Tool search: finds tools for a question, an LLM answers."
 
@@ -40,7 +40,7 @@ def create_app(config: Config, parts: Parts | None = None) -> FastAPI:
     app.state.parts = opened
     install_problem_handlers(app, opened.metrics)
     for router in (
-        search.router, feedback.feedback_router, feedback.review_router, requests.router, openai.router, ops.router,
+        search.router, feedback.feedback_router, feedback.review_router, requests.router, completions.router, ops.router,
         ops.inside,
     ):  # fmt: skip
         app.include_router(router)
