@@ -40,8 +40,8 @@ def create_app(config: Config, parts: Parts | None = None) -> FastAPI:
     app.state.parts = opened
     install_problem_handlers(app, opened.metrics)
     for router in (
-        search.router, feedback.feedback_router, feedback.review_router, requests.router, completions.router, ops.router,
-        ops.inside,
+        search.router, feedback.feedback_router, feedback.review_router, requests.router, completions.router,
+        ops.router, ops.inside,
     ):  # fmt: skip
         app.include_router(router)
     # The last one added is the outermost: edge, CORS, door, routes.
