@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import secrets
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -44,7 +46,8 @@ def prove(harness: Harness, seed: int, cycles: int) -> tuple[Tally, float]:
         with tempfile.TemporaryDirectory(prefix=f"proof-{harness.NAME}-") as scratch:
             tally = harness.run(cycles, seed, Path(scratch), Lines(harness.NAME))
     except Exception as error:
-        tally = Tally(failures=[f"seed {seed}: {type(error).__name__}: {error}"])
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        tally = Tally(failures=[f"seed {seed}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"])
     return tally, time.monotonic() - began
 
 
@@ -63,10 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: dict[str, tuple[Tally, float]] = {}
     for name in wanted:
         results[name] = prove(known[name], seed, known[name].FULL if options.cycles is None else options.cycles)
-        print(report_lines({name: results[name]})[0], file=sys.stderr, flush=True)
+        print("\n".join(report_lines({name: results[name]})), file=sys.stderr, flush=True)
     print("\n".join(report_lines(results)))
     return 1 if any(tally.failures for tally, _ in results.values()) else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # mounts and processes are taken down on the way out
     raise SystemExit(main())
