@@ -27,6 +27,7 @@ def run(cycles: int, seed: int, scratch: Path, progress: Progress = quiet, bug: 
     paths = LakeSettings(data_dir=scratch / "first")
     for cycle_seed, rng in cycles_of(cycles, seed, tally, progress):
         root = scratch / f"cycle-{cycle_seed}"
+        root.mkdir()  # else a kill before the writer's first call would leave none
         acknowledged = _cycle(root, cycle_seed, rng, bug)
         missing = check_journal(root, acknowledged, cycle_seed, tally)
         tally.check(not missing, cycle_seed, f"{len(missing)} acknowledged records lost, e.g. {sorted(missing)[:3]}")
