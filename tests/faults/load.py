@@ -66,7 +66,7 @@ def run(
     """`cycles`: seconds at the rated load. `timed`: rates and latencies are checked, else only counts and states."""
     rates = rates or Rates()
     tally = Tally()
-    with stub_process(0.01) as base, _gateway(scratch / "rated", base, rates, bug) as gateway:
+    with stub_process(0.01) as base, _gateway(scratch / "rated", base, 64, bug) as gateway:
         memory: list[float] = []
         worker = _worker(gateway)
 
@@ -80,7 +80,7 @@ def run(
         _check_rated(result, memory, seed, tally)
         tally.check(gateway.stop() == 0, seed, "did not end in order")
     _check_journal(scratch / "rated" / "journal", result, seed, tally)
-    with stub_process(rates.model_s) as base, _gateway(scratch / "overload", base, rates, bug) as gateway:
+    with stub_process(rates.model_s) as base, _gateway(scratch / "overload", base, rates.in_flight, bug) as gateway:
         result = OpenLoop(gateway.url, seed + 1).run(3 * rates.capacity, rates.overload_s)
         _check_overload(result, rates, seed, tally, timed)
     _check_journal(scratch / "overload" / "journal", result, seed, tally)
@@ -88,10 +88,10 @@ def run(
 
 
 @contextlib.contextmanager
-def _gateway(data_dir: Path, base: str, rates: Rates, bug: str) -> Iterator[Gateway]:
+def _gateway(data_dir: Path, base: str, in_flight: int, bug: str) -> Iterator[Gateway]:
     env = {
         "LLM_API_BASE": base, "LLM_MODEL_NAME": "stub", "LLM_PROFILE": "vllm", "MULLE_LOG_LEVEL": "error",
-        "MULLE_MAX_IN_FLIGHT": f"{rates.in_flight}",
+        "MULLE_MAX_IN_FLIGHT": f"{in_flight}",
     }  # fmt: skip
     with running_gateway(data_dir, data_dir, env, bug or "fixed") as gateway:
         yield gateway
