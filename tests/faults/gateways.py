@@ -64,7 +64,12 @@ def running_gateway(data_dir: Path, index: Path, env: Mapping[str, str], bug: st
         line = process.stdout.readline()
         assert "listening on" in line, log_path.read_text()[-2000:]
         gateway = Gateway(process, line.rsplit(" ", 1)[-1].strip(), data_dir)
-        wait_until(lambda: httpx.get(f"{gateway.url}/readyz", trust_env=False).status_code == 200, 60)
+
+        def is_ready() -> bool:
+            assert process.poll() is None, log_path.read_text()[-2000:]
+            return httpx.get(f"{gateway.url}/readyz", trust_env=False).status_code == 200
+
+        wait_until(is_ready, 60)
         yield gateway
     finally:
         kill_all(process)

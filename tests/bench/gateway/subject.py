@@ -60,8 +60,7 @@ class FixedRetriever:
 class NoEmbedder:
     """In the place of `QuestionEmbedder`: at once, one vector for every question."""
 
-    def __init__(self, max_batch: int) -> None:
-        del max_batch
+    def __init__(self, *_: Any) -> None:
         self._vector = np.zeros(1, np.float32)
 
     async def embed(self, retriever: FixedRetriever, question: str) -> Vectors:
