@@ -43,7 +43,8 @@ def create_app(config: Config, parts: Parts | None = None) -> FastAPI:
         search.router, feedback.feedback_router, feedback.review_router, requests.router, completions.router,
         ops.router, ops.inside,
     ):  # fmt: skip
-        app.include_router(router)
+        # Not include_router: it keeps a tree of routers, and walks it for every request.
+        app.router.routes.extend(router.routes)
     # The last one added is the outermost: edge, CORS, door, routes.
     app.add_middleware(
         DoorMiddleware,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from gateway import rendering, sse
 from gateway.asks import SearchAsk, SearchResult, filter_values
@@ -15,6 +15,7 @@ from gateway.auth import require_scope
 from gateway.disconnect import has_gone
 from gateway.parts import Parts
 from gateway.problems import error_fields
+from gateway.routes.body import described, read_body
 from gateway.routes.origin import origin_of
 from gateway.routes.schemas import (
     ANSWER_EXAMPLE,
@@ -44,12 +45,14 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     response_model=SearchResponse,
     responses=_RESPONSES,
     summary="Find tools for a question and let the LLM answer",
+    openapi_extra=described(SearchRequest, SEARCH_EXAMPLES),
 )
-async def search(request: Request, body: Annotated[SearchRequest, Body(openapi_examples=SEARCH_EXAMPLES)]) -> Response:
+async def search(request: Request) -> Response:
     """The record of the request is durable before this answer is sent (of a stream: before its `done`); its id is
     `request_id` and `X-Request-ID`.
     """
     parts: Parts = request.app.state.parts
+    body = await read_body(request, SearchRequest)
     ask = SearchAsk(
         question=body.question,
         top_k=body.top_k,

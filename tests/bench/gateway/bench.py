@@ -3,7 +3,8 @@
 Every server stands before the same stub model on loopback and is asked by the same load, in turn, on the same core
 (see `processes.py`). `direct` is the stub itself: what remains of a latency without it is what a server added. The
 gateway retrieves without embedding or searching (`subject.py`); all else in it is real, the journal on this disk too.
-`--peers` installs LiteLLM and vllm-router below `.bench/` first; a peer that is not there is said and left out.
+`--peers` installs LiteLLM and vllm-router below `.bench/` first; a peer that is not there is said and left out, and
+`--no-peers` leaves both out.
 `--seconds`: length of one measurement.
 """
 
@@ -150,7 +151,9 @@ class Stand:
 def figures(rounds: int, arguments: Sequence[str]) -> Iterable[Figure]:
     """Latency at 1 connection, requests per second at 16 and 64, and the ratios that have a goal."""
     parser = argparse.ArgumentParser(prog="gateway")
-    parser.add_argument("--peers", action="store_true", help="install LiteLLM and vllm-router below .bench/ first")
+    peers = parser.add_mutually_exclusive_group()
+    peers.add_argument("--peers", action="store_true", help="install LiteLLM and vllm-router below .bench/ first")
+    peers.add_argument("--no-peers", action="store_true", help="leave them out, installed or not")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement, seconds")
     options = parser.parse_args(list(arguments))
     if options.peers:
@@ -165,7 +168,7 @@ def figures(rounds: int, arguments: Sequence[str]) -> Iterable[Figure]:
             stand.add_passthrough()
             stand.add_gateway("journal off", "off")
             stand.add_gateway("sync", "sync")
-            for name, program in _PEERS.items():
+            for name, program in ({} if options.no_peers else _PEERS).items():
                 found = peer_program(name, program)
                 if found is None:
                     print(f"peer {name} is not installed and left out: add `--peers`.", file=sys.stderr)

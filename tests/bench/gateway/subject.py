@@ -77,6 +77,7 @@ class ForgetfulJournal:
         self.directory = root
         self.healthy = True
         self.counters = JournalCounters(0, 0, 0, 0, 0, 0)
+        self.unsynced_s = self.window_s = 0.0
 
     def submit(self, *_: Any, **__: Any) -> Pending:
         future: asyncio.Future[FramePosition] = asyncio.get_running_loop().create_future()
