@@ -100,10 +100,11 @@ class JournalWriter:
         (the outcome is unknown), so a caller refuses the request. Cancelling does not cancel the write. Not idempotent.
         """
         loop = asyncio.get_running_loop()
-        held = hold_s > 0 and self._mode == "sync"
-        pending = self._submit(kind, record, loop.create_future(), loop, follows, held)
-        if held:
+        pending = self._submit(kind, record, loop.create_future(), loop, follows)
+        if hold_s > 0 and self._mode == "sync":
             loop.call_later(hold_s, self._release, pending)
+        else:  # once the loop has done what is ready: the thread would wait for the interpreter until then anyway
+            loop.call_soon(self._release, pending)
         return pending
 
     async def append(self, kind: FrameKind, record: Record | dict[str, Any]) -> FramePosition:
@@ -113,7 +114,7 @@ class JournalWriter:
     def append_blocking(self, kind: FrameKind, record: Record | dict[str, Any]) -> FramePosition:
         """`append` for threads; never call it on an event loop."""
         future: Future[FramePosition] = Future()
-        self._submit(kind, record, future, None)
+        self._release(self._submit(kind, record, future, None))
         return future.result()
 
     async def probe(self) -> bool:
@@ -186,7 +187,6 @@ class JournalWriter:
         future: Future[FramePosition] | asyncio.Future[FramePosition],
         loop: asyncio.AbstractEventLoop | None,
         follows: Pending | None = None,
-        held: bool = False,
     ) -> Pending:
         try:
             data = orjson.dumps(record)
@@ -210,14 +210,11 @@ class JournalWriter:
             self._waiting_bytes += len(frame)
             pending = Pending(frame, self._seq, future, loop, follows)
             self._queue.append(pending)
-            if not held:
-                self._hurry = True
-                self._wake.notify()
             return pending
 
     def _release(self, pending: Pending) -> None:
-        """A held record has waited long enough."""
-        if not pending.taken:
+        """From now on the record is waited for."""
+        if not (pending.taken or self._hurry):
             with self._wake:
                 self._hurry = True
                 self._wake.notify()
