@@ -69,7 +69,7 @@ async def _events(
 @router.get(
     "/v1/models",
     response_model=dict[str, Any],
-    responses=problems(401, 403, 429),
+    responses=problems(400, 401, 403, 429),
     summary="Models, as OpenAI lists them",
 )
 async def list_models(request: Request) -> Response:
@@ -80,7 +80,7 @@ async def list_models(request: Request) -> Response:
 @router.get(
     "/v1/models/{model:path}",
     response_model=dict[str, Any],
-    responses=problems(401, 403, 404, 429),
+    responses=problems(400, 401, 403, 404, 429),
     summary="One model",
 )
 async def one_model(request: Request, model: str) -> Response:

@@ -54,7 +54,7 @@ async def _known(request: Request, request_id: str) -> RequestFacts:
     caller: Caller = request.state.caller
     facts = await asyncio.to_thread(request_facts, parts.lake, request_id, datetime.now(UTC))
     if facts is None or (facts.key_id not in (None, caller.key_id) and not caller.is_admin):
-        raise UnknownRequestError(f"There is no request {request_id} of yours: send the `request_id` of an answer.")
+        raise UnknownRequestError("There is no request of yours with this id: send the `request_id` of an answer.")
     return facts
 
 
@@ -139,9 +139,9 @@ async def _question(request: Request, body: ReviewRequest) -> str:
         return given
     found = await asyncio.to_thread(find_request, parts.lake, body.request_id)
     if found is None:
-        raise UnknownRequestError(f"There is no request {body.request_id}: send the `request_id` of an answer.")
+        raise UnknownRequestError("There is no request with this id: send the `request_id` of an answer.")
     if not found.stored:
-        raise InputError(f"The caller of {body.request_id} opted out of storage: it can't be reviewed.")
+        raise InputError("The caller of this request opted out of storage: it can't be reviewed.")
     asked = (found.request or found.row or {}).get("user_query", "")
     if given is not None and given != asked:
         raise InputError("question is another one than the request's: send one of the two.", field="question")

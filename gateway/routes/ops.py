@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.auth import require_scope
 from gateway.parts import Parts
+from gateway.routes.schemas import problems
 
 router = APIRouter()  # open: probes carry no key
 inside = APIRouter(dependencies=[Depends(require_scope("admin"))])
@@ -19,7 +20,9 @@ def _json(value: dict[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, media_type="application/json")
 
 
-@router.get("/livez", summary="Whether the process runs", response_model=dict[str, str])
+@router.get(
+    "/livez", summary="Whether the process runs", response_model=dict[str, str], responses=problems(400, 401, 429)
+)
 async def livez() -> Response:
     """Always 200 while the event loop turns."""
     return _json({"status": "ok"})
@@ -29,7 +32,10 @@ async def livez() -> Response:
     "/readyz",
     summary="Whether requests can be answered",
     response_model=dict[str, Any],
-    responses={503: {"description": "Not ready; `reasons` says why, by part (index, journal, backend, shutdown)."}},
+    responses={
+        **problems(400, 401, 429),
+        503: {"description": "Not ready; `reasons` says why, by part (index, journal, backend, shutdown)."},
+    },
 )
 async def readyz(request: Request) -> Response:
     """503 with reasons by part where it is not ready. Does not call the LLM server. Paths and addresses are for
@@ -53,14 +59,24 @@ async def readyz(request: Request) -> Response:
     return _json(facts, 503 if reasons else 200)
 
 
-@inside.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@inside.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(400, 401, 403, 429)},
+)
 async def metrics(request: Request) -> Response:
     """Text exposition format."""
     parts: Parts = request.app.state.parts
     return Response(await parts.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-@inside.get("/api/v1/backend", summary="Which LLM new requests go to", response_model=dict[str, Any])
+@inside.get(
+    "/api/v1/backend",
+    summary="Which LLM new requests go to",
+    response_model=dict[str, Any],
+    responses=problems(400, 401, 403, 429),
+)
 async def backend(request: Request) -> Response:
     """Profile, address, model, adapter and generation; never the key."""
     backends = request.app.state.parts.backends

@@ -19,7 +19,7 @@ router = APIRouter(dependencies=[Depends(require_scope("admin"))])
 @router.get(
     "/api/v1/requests/{request_id}",
     response_model=dict[str, Any],
-    responses=problems(401, 403, 404, 422, 429, 500),
+    responses=problems(400, 401, 403, 404, 422, 429, 500),
     summary="What was logged of a request",
 )
 async def logged_request(request: Request, request_id: RequestId) -> Response:
@@ -29,5 +29,5 @@ async def logged_request(request: Request, request_id: RequestId) -> Response:
     parts: Parts = request.app.state.parts
     found = await asyncio.to_thread(find_request, parts.lake, request_id, with_feedback=True)
     if found is None:
-        raise UnknownRequestError(f"There is no request {request_id} in the journal or the lake.")
+        raise UnknownRequestError("There is no request with this id in the journal or the lake.")
     return Response(to_json(found), media_type="application/json")

@@ -172,6 +172,12 @@ ANSWER_EXAMPLE: dict[str, Any] = {
     "latency_ms": {"embed": 14.2, "retrieve": 3.1, "rerank": 0.4, "prompt": 0.9, "llm": 812.0, "total": 835.5},
     "usage": {"prompt_tokens": 212, "completion_tokens": 41},
 }  # fmt: skip
+# One event of a stream, as OpenAPI 3.2, section 4.14.4, describes them; `data` is JSON text.
+SSE_EVENT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"event": {"enum": ["items", "token", "done", "error", "message"]}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 STREAM_EXAMPLE = (
     'event: items\ndata: {"request_id": "01JD…", "items": [{"rank": 1, "id": "figma", …}], "lang": "ko"}\n\n'
     'event: token\ndata: {"text": "추천: "}\n\nevent: token\ndata: {"text": "Figma"}\n\n'

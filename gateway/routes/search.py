@@ -20,6 +20,7 @@ from gateway.routes.origin import origin_of
 from gateway.routes.schemas import (
     ANSWER_EXAMPLE,
     SEARCH_EXAMPLES,
+    SSE_EVENT,
     STREAM_EXAMPLE,
     SearchRequest,
     SearchResponse,
@@ -33,7 +34,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
             "application/json": {"example": ANSWER_EXAMPLE},
-            "text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE},
+            "text/event-stream": {"schema": SSE_EVENT, "example": STREAM_EXAMPLE},
         }
     },
     **problems(400, 401, 403, 408, 413, 415, 422, 429, 500, 502, 503, 504),
