@@ -213,9 +213,11 @@ class JournalWriter:
             return pending
 
     def _release(self, pending: Pending) -> None:
-        """From now on the record is waited for."""
-        if not (pending.taken or self._hurry):
-            with self._wake:
+        """From now on the record is waited for. `_hurry` is true only while something in the queue is."""
+        if pending.taken:
+            return
+        with self._wake:
+            if not (pending.taken or self._hurry):
                 self._hurry = True
                 self._wake.notify()
 

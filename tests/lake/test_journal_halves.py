@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
+import time
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +121,25 @@ def test_a_second_half_is_not_written_where_the_first_failed(tmp_path: Path, tog
     with JournalWriter(tmp_path, role="w", disk=disk) as writer:
         run(halves(writer))
         assert kinds(writer.directory) == [FrameKind.REVIEW]
+
+
+def test_a_release_that_comes_too_late_leaves_nobody_asleep(tmp_path: Path) -> None:
+    """A thread that looked before its record was taken, and was heard after, once let the next ones wait for ever."""
+    with JournalWriter(tmp_path, role="w") as writer:
+        late = Pending(b"", 0, Future(), None)
+        with writer._wake:
+            releasing = threading.Thread(target=writer._release, args=(late,))
+            releasing.start()
+            time.sleep(0.05)
+            late.taken = True
+        releasing.join(10)
+        found: list[FramePosition] = []
+        put = threading.Thread(
+            target=lambda: found.append(writer.append_blocking(FrameKind.REVIEW, {"n": 1})), daemon=True
+        )
+        put.start()
+        put.join(10)
+        assert found and found[0].seq == 1
 
 
 def test_a_record_is_the_same_json_as_its_payload(tmp_path: Path) -> None:
