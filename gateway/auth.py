@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import math
 import re
 
 from fastapi import Request
 from fastapi.openapi.models import HTTPBearer as BearerModel
 from fastapi.security.base import SecurityBase
+from limits import RateLimitItem
 from starlette.types import Scope as ASGIScope
 
 from gateway.access_settings import AccessSettings, is_loopback, rate
 from gateway.caller import Caller, Scope
 from gateway.errors import HeaderError, RateLimitError, ScopeError, UnauthenticatedError
 from gateway.keys import KeyStore
-from gateway.rate_limits import RateLimiter, answer_headers
+from gateway.rate_limits import RateLimiter, Verdict, answer_headers
 
 # A reverse proxy is set up to add one of these. nginx before 1.29 adds none by itself, but speaks HTTP/1.0.
 _PROXY_HEADERS = frozenset(
@@ -77,11 +79,12 @@ class AccessControl:
         peer = scope["client"][0] if scope.get("client") else ""
         address = _bucket(self._address(peer, headers) if self._proxies else peer)
         denied = self._denied(scope, peer, headers)
-        answer: list[tuple[bytes, bytes]] = []
+        verdict: tuple[str, Verdict] | None = None
         if denied and self._per_address is not None:
-            answer = self._count("address", address, self._per_address)
+            verdict = self._count("address", address, self._per_address)
         token = _token(headers)
         if token is None:
+            answer = answer_headers(*verdict) if verdict is not None else []
             return Caller(None, frozenset() if denied else self._loopback_scopes, address, denied), answer
         key = self._keys.find(token)
         if key is None:
@@ -93,15 +96,16 @@ class AccessControl:
             )
         item = self._keys.rate_of(key.id) or self._per_key
         if item is not None:
-            answer = self._count("key", key.id, item)
-        return Caller(key.id, key.scopes, address), answer
+            verdict = self._count("key", key.id, item)
+        return Caller(key.id, key.scopes, address), answer_headers(*verdict) if verdict is not None else []
 
-    def _count(self, kind: str, who: str, item: object) -> list[tuple[bytes, bytes]]:
-        verdict = self._limiter.hit(kind, who, item)  # type: ignore[arg-type]
-        headers = answer_headers(kind, verdict)
+    def _count(self, kind: str, who: str, item: RateLimitItem) -> tuple[str, Verdict]:
+        verdict = self._limiter.hit(kind, who, item)
         if not verdict.allowed:
-            raise RateLimitError(f"Too many requests: try again in {max(1, round(verdict.wait_s))} s.", headers)
-        return headers
+            raise RateLimitError(
+                f"Too many requests: try again in {max(1, math.ceil(verdict.wait_s))} s.", answer_headers(kind, verdict)
+            )
+        return kind, verdict
 
     def _address(self, peer: str, headers: _Headers) -> str:
         """The caller behind trusted proxies: the last entry of X-Forwarded-For that none of them wrote about itself."""
@@ -142,8 +146,8 @@ def _token(headers: _Headers) -> str | None:
     found: set[str] = {value.decode("latin-1").strip() for value in headers.get(b"x-api-key", [])}
     for value in headers.get(b"authorization", []):
         scheme, _, rest = value.decode("latin-1").strip().partition(" ")
-        # Another scheme can't be a key of ours: it is refused like a wrong one.
-        found.add(rest.strip() if scheme.lower() == "bearer" else value.decode("latin-1"))
+        # Another scheme, or none, is refused like a wrong key.
+        found.add(rest.strip() if scheme.lower() == "bearer" else "no bearer")
     found = {token for token in found if token.lower() not in _PLACEHOLDERS}
     if len(found) > 1:
         raise HeaderError("Authorization and X-API-Key hold different keys: send one.")
