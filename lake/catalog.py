@@ -1,8 +1,9 @@
 """A catalogue of tools from JSONL, CSV or Parquet; at least name and description. Bad rows are reported, not
 fatal.
 
-Reads one file, streaming (900,000 rows are possible); writes nothing. Invariant: every row of the file is a
-tool or a `RowReject` with its line number and reason; ids are unique; texts are NFC.
+Reads one file, streaming: `load_catalog` keeps the tools in a list, `spool_catalog` in a mapped file beside the
+index (900,000 rows are possible). Invariant: every row of the file is a tool or a `RowReject` with its line number
+and reason; ids are unique; texts are NFC.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from lake.errors import CatalogError
 from lake.files import canonical_json
 from lake.schemas.rows import Tool
 from lake.text import nfc
+from lake.tool_table import ToolTable, write_tools
 
 MAX_TEXT_CHARS = 20_000
 MAX_ID_CHARS = 200
@@ -50,57 +52,83 @@ class RowReject:
 
 @dataclass(frozen=True, slots=True)
 class CatalogLoad:
-    """`version`: sha256 over the tools in the order of their ids, so the order of rows does not change it."""
+    """`version` follows from the set of tools: the order of rows does not change it."""
 
-    tools: list[Tool]
+    tools: Sequence[Tool]
     rejects: list[RowReject]
     version: str
     ignored_columns: dict[str, int] = field(default_factory=dict[str, int])  # columns not used, with rows
 
 
-@dataclass(slots=True)
-class _Draft:
-    tool: Tool
-    derived: bool  # its id follows from the name
-
-
 def load_catalog(path: Path) -> CatalogLoad:
-    """Read a catalogue. Raises `CatalogError` where the file can't be read or has no good row."""
-    drafts: list[_Draft] = []
-    rejects: list[RowReject] = []
-    ignored: Counter[str] = Counter()
-    given: set[str] = set()
+    """Read a catalogue into memory. Raises `CatalogError` where the file can't be read or has no good row."""
+    found = _Found()
+    drafts = list(_drafts(path, found))
+    found.require_tools(path)
+    tools = list(_with_ids(drafts, found.given))
+    return CatalogLoad(tools, found.rejects, catalog_version(tools), dict(found.ignored))
+
+
+def spool_catalog(path: Path, folder: Path) -> CatalogLoad:
+    """`load_catalog` for large catalogues: the tools lie in a new file of `folder`, mapped, and cost no memory until
+    they are read. The caller removes the folder after use. Raises `CatalogError`.
+    """
+    found = _Found()
+    raw = folder / "catalog-raw.arrow"
+    write_tools(raw, _drafts(path, found))
+    found.require_tools(path)
+    if found.derived:  # a row without an id gets one when all given ids are known
+        write_tools(folder / "catalog.arrow", _with_ids(ToolTable(raw), found.given))
+        raw.unlink()
+    else:
+        raw.rename(folder / "catalog.arrow")
+    tools = ToolTable(folder / "catalog.arrow")
+    return CatalogLoad(tools, found.rejects, catalog_version(tools), dict(found.ignored))
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known beside the tools when the file has been read."""
+
+    rejects: list[RowReject] = field(default_factory=list[RowReject])
+    ignored: Counter[str] = field(default_factory=Counter[str])
+    given: set[str] = field(default_factory=set[str])
+    derived: int = 0  # tools whose id is to follow from the name
+
+    def require_tools(self, path: Path) -> None:
+        if self.given or self.derived:
+            return
+        bad = self.rejects
+        first = f" The first of {len(bad)} bad rows is line {bad[0].line}: {bad[0].reason}." if bad else ""
+        raise CatalogError(
+            f"{path} has no usable row.{first} Each row needs at least a name and a description.", rejects=len(bad)
+        )
+
+
+def _drafts(path: Path, found: _Found) -> Iterator[Tool]:
+    """The good rows as tools, those without an id with an empty one; fills `found`."""
     for line, row in read_rows(path):
         try:
             if isinstance(row, BadRow):
                 raise _RowError(row.reason)
-            draft = _draft(row)
-            if draft.tool.id and draft.tool.id in given:
-                raise _RowError(f"duplicate id {draft.tool.id!r}")
+            tool = _draft(row)
+            if tool.id and tool.id in found.given:
+                raise _RowError(f"duplicate id {tool.id!r}")
         except _RowError as error:
-            rejects.append(RowReject(line, str(error)))
+            found.rejects.append(RowReject(line, str(error)))
             continue
-        ignored.update(key for key in row if key not in _FIELDS)
-        given.update({draft.tool.id} - {""})
-        drafts.append(draft)
-    if not drafts:
-        first = (
-            f" The first of {len(rejects)} bad rows is line {rejects[0].line}: {rejects[0].reason}." if rejects else ""
-        )
-        raise CatalogError(
-            f"{path} has no usable row.{first} Each row needs at least a name and a description.",
-            rejects=len(rejects),
-        )
-    tools = list(_with_ids(drafts, given))
-    return CatalogLoad(tools, rejects, catalog_version(tools), dict(ignored))
+        found.ignored.update(key for key in row if key not in _FIELDS)
+        if tool.id:
+            found.given.add(tool.id)
+        else:
+            found.derived += 1
+        yield tool
 
 
-def catalog_version(tools: list[Tool]) -> str:
-    """Hex sha256 of the tools as canonical JSON lines, by id."""
-    digest = hashlib.sha256()
-    for tool in sorted(tools, key=lambda tool: tool.id):
-        digest.update(canonical_json(asdict(tool)) + b"\n")
-    return digest.hexdigest()
+def catalog_version(tools: Iterable[Tool]) -> str:
+    """Hex sha256 of the sorted sha256 of each tool's canonical JSON: 32 bytes a tool are held, not the tools."""
+    digests = sorted(hashlib.sha256(canonical_json(tool)).digest() for tool in tools)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def slug(name: str) -> str:
@@ -114,7 +142,7 @@ class _RowError(ValueError):
     """Why a row is left out."""
 
 
-def _draft(row: Mapping[str, Any]) -> _Draft:
+def _draft(row: Mapping[str, Any]) -> Tool:
     texts = {key: _text(row, key) for key in ("id", "name", "description", "url", "category")}
     korean, english = _text(row, "description_ko"), _text(row, "description_en")
     if not texts["name"]:
@@ -125,7 +153,7 @@ def _draft(row: Mapping[str, Any]) -> _Draft:
     if len(texts["id"]) > MAX_ID_CHARS:
         raise _RowError(f"id is longer than {MAX_ID_CHARS} characters")
     _check_url(texts["url"])
-    tool = Tool(
+    return Tool(
         id=texts["id"],
         name=texts["name"],
         description=description,
@@ -136,7 +164,6 @@ def _draft(row: Mapping[str, Any]) -> _Draft:
         description_ko=korean,
         description_en=english,
     )
-    return _Draft(tool, derived=not tool.id)
 
 
 def _clean(key: str, value: str) -> str:
@@ -184,21 +211,21 @@ def _check_url(url: str) -> None:
         raise _RowError(f"url {url[:80]!r} is not an http or https address")
 
 
-def _with_ids(drafts: list[_Draft], given: set[str]) -> Iterator[Tool]:
+def _with_ids(drafts: Iterable[Tool], given: set[str]) -> Iterator[Tool]:
     """Ids for the rows without one, after all given ids are known, so that a given id is never pushed
     aside.
     """
     taken = set(given)
     following: dict[str, int] = {}
     for draft in drafts:
-        if not draft.derived:
-            yield draft.tool
+        if draft.id:
+            yield draft
             continue
-        base = slug(draft.tool.name)
+        base = slug(draft.name)
         candidate, number = base, following.get(base, 1)
         while candidate in taken:
             number += 1
             candidate = f"{base}-{number}"
         following[base] = number
         taken.add(candidate)
-        yield Tool(**{**asdict(draft.tool), "id": candidate})
+        yield replace(draft, id=candidate)
