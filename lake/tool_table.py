@@ -31,20 +31,24 @@ def blocks(rows: Iterable[T], size: int = BATCH_ROWS) -> Iterator[list[T]]:
         yield block
 
 
+def open_batches(path: Path, schema: pa.Schema) -> tuple[list[pa.RecordBatch], int]:
+    """(mapped batches, rows of them all); all but the last have `BATCH_ROWS`. Raises `OSError`, `pa.ArrowException`."""
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    if reader.schema != schema:
+        raise pa.ArrowInvalid(f"{path} has other columns than {', '.join(schema.names)}")
+    batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    if any(batch.num_rows != BATCH_ROWS for batch in batches[:-1]):
+        raise pa.ArrowInvalid(f"{path} has batches of another size than {BATCH_ROWS} rows")
+    return batches, sum(batch.num_rows for batch in batches)
+
+
 class ToolTable(Sequence[Tool]):
     """A written table; immutable, safe to share between threads. Raises `OSError` and `pa.ArrowException` where the
     file is none.
     """
 
     def __init__(self, path: Path) -> None:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        if reader.schema != SCHEMA:
-            raise pa.ArrowInvalid(f"{path} holds other columns than tools have")
-        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        sizes = [batch.num_rows for batch in self._batches]
-        if any(size != BATCH_ROWS for size in sizes[:-1]):
-            raise pa.ArrowInvalid(f"{path} has batches of another size than {BATCH_ROWS} rows")
-        self._length = sum(sizes)
+        self._batches, self._length = open_batches(path, SCHEMA)
 
     def __len__(self) -> int:
         return self._length

@@ -8,14 +8,19 @@ the same terms on both sides, at indexing and at asking; thread-safe; no torch.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import threading
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 from kiwipiepy import Kiwi
 
-ANALYSIS_VERSION = "terms-1"  # another one whenever the same text would give other terms
+from lake.tool_table import blocks
+
+_AHEAD = 1024  # documents whose Korean texts are handed over at once
+ANALYSIS_VERSION = "terms-2"  # another one whenever the same text would give other terms
 
 # Sejong tags that carry content: nouns, verbs and adjectives, roots, foreign words, numbers.
 _CONTENT_TAGS = ("NNG", "NNP", "NR", "VV", "VA", "XR", "SL", "SH", "SN", "MAG")
@@ -43,6 +48,10 @@ STOP = frozenset((_KOREAN_STOP + _ENGLISH_STOP).split())
 def _kiwi() -> Kiwi:
     # One worker: questions are short, and idle worker threads cost memory. Loading takes about 1.5 s.
     return Kiwi(num_workers=1)
+
+
+def _kiwi_of_all_cores() -> Kiwi:
+    return Kiwi(num_workers=os.cpu_count() or 1)
 
 
 _lock = threading.Lock()
@@ -84,9 +93,28 @@ def words(text: str) -> list[str]:
     """Content terms in order, with repeats: Korean morphemes, stemmed lower-case Latin words, numbers."""
     if not _HANGUL_RUN.search(text):
         return _english(text)
-    terms: list[str] = []
     with _lock:
         tokens: Any = _kiwi().tokenize(text)
+    return _korean(tokens)
+
+
+def words_of_each(documents: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+    """`words` of every text of each document, joined, for building an index: the Korean texts are analysed on all
+    cores, some hundred ahead of what is taken. For one thread.
+    """
+    kiwi = _kiwi_of_all_cores()
+    for block in blocks(documents, _AHEAD):
+        korean = [text for texts in block for text in texts if _HANGUL_RUN.search(text)]
+        analysed: Any = kiwi.tokenize(korean)
+        for texts in block:
+            terms: list[str] = []
+            for text in texts:
+                terms.extend(_korean(next(analysed)) if _HANGUL_RUN.search(text) else _english(text))
+            yield terms
+
+
+def _korean(tokens: Any) -> list[str]:
+    terms: list[str] = []
     for token in tokens:
         form, tag = str(token.form), str(token.tag).split("-")[0]
         if tag in ("SL", "SN"):

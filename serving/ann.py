@@ -1,31 +1,38 @@
 """Chooses, builds and searches the FAISS index of passage vectors.
 
-By size: exact inner product while that is quick, a graph (HNSW) above, inverted lists with 8-bit codes
-(IVF-SQ8) for the largest, both followed by an exact re-rank with the kept vectors. The recall against the
-exact search is measured at build over real queries and written down; effort is raised until it is high
-enough. Invariant: `search` returns exact cosines, whatever the index.
+Exact inner product while that is quick. Above, inverted lists with 8-bit codes (IVF-SQ8) and, where they miss the
+goal, a graph (HNSW), both followed by an exact re-rank with the kept vectors, are tried in turn: effort is raised
+until the recall, measured against the exact search over questions, is high enough or the search would cost too much;
+what is built is the first that reaches `GOOD_RECALL`, and the exact search where none does. Invariant: `search_ann`
+returns the cosines of the stored vectors, whatever the index.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import faiss
+import faiss as _faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.encoders import Vectors
+from serving.mapped import float_blocks
+
+faiss: Any = _faiss  # its stubs lack what SWIG adds
 
 # Measured with 384 dimensions on one core, 150 results: an exact search takes 1.1 ms over 20,000 vectors, 3.2 ms over
 # 50,000 (embedding the question takes 16 to 20), about 33 ms over 200,000. On two cores HNSW builds 200,000 in 115 s,
-# IVF-SQ8 in 6 s.
+# IVF-SQ8 in 6 s and answers faster: so it is tried first.
 FLAT_MAX = 50_000
-HNSW_MAX = 200_000
 GOOD_RECALL = 0.95
 EXACT_SUBSET_MAX = 10_000  # filtered vectors that are compared one by one: about 10 ms of gathering and multiplying
 _OVERSAMPLE = 4  # candidates of an approximate index that are scored exactly, per result asked for
+_MAX_EF = 512  # HNSW: beyond, it visits a tenth of a million vectors and is no quicker than the lists
+_MAX_PROBED = 1 / 16  # IVF: share of the lists; of 2.7 million vectors about 170,000 codes, some 10 ms
+_TRAIN_PER_LIST = 40  # FAISS warns below 39
 
 Kind = Literal["flat", "hnsw", "ivf-sq8"]
 
@@ -38,16 +45,21 @@ class AnnFacts:
     effort: int  # HNSW: efSearch; IVF: nprobe; flat: 0
     recall_at_10: float
     sampled_queries: int
+    goal: float = GOOD_RECALL
+    tried: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # kind, effort, recall, seconds
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def choose_kind(n_vectors: int, flat_max: int = FLAT_MAX, hnsw_max: int = HNSW_MAX) -> Kind:
-    """The simplest index that is quick enough at this size."""
-    if n_vectors <= flat_max:
-        return "flat"
-    return "hnsw" if n_vectors <= hnsw_max else "ivf-sq8"
+def kinds_for(n_vectors: int) -> tuple[Kind, ...]:
+    """The kinds to try at this size, in order; the last one is exact."""
+    return ("flat",) if n_vectors <= FLAT_MAX else ("ivf-sq8", "hnsw", "flat")
+
+
+def stored_dtype(n_vectors: int) -> str:
+    """How vectors are kept: half precision above `FLAT_MAX`, where it halves 4 GB and moves a cosine by < 0.001."""
+    return "float32" if n_vectors <= FLAT_MAX else "float16"
 
 
 def _set_effort(index: Any, kind: Kind, effort: int) -> None:
@@ -57,45 +69,97 @@ def _set_effort(index: Any, kind: Kind, effort: int) -> None:
         index.nprobe = effort
 
 
-def build_ann(vectors: Vectors, queries: Vectors, kind: Kind | None = None) -> tuple[Any, AnnFacts]:
-    """(FAISS index, facts). `vectors` float32 [n, dim] and `queries` float32 [m, dim], both of length 1."""
-    n_vectors, dim = vectors.shape
-    kind = kind or choose_kind(n_vectors)
-    if kind == "flat":
-        index: Any = faiss.IndexFlatIP(dim)
-        index.add(vectors)
-        return index, AnnFacts(kind, 0, 1.0, len(queries))
-    if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = 100
-        top_effort = 512
-    else:
-        lists = max(16, int(4 * np.sqrt(n_vectors)))
-        index = faiss.index_factory(dim, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
-        rows = np.random.default_rng(0).choice(n_vectors, min(n_vectors, lists * 64), replace=False)
-        index.train(np.ascontiguousarray(vectors[np.sort(rows)]))
-        top_effort = lists
-    index.add(vectors)
+def build_ann(vectors: NDArray[Any], queries: Vectors, kind: Kind | None = None) -> tuple[Any, AnnFacts]:
+    """(FAISS index, facts). `vectors` float32 or float16 [n, dim], may be mapped; `queries` float32 [m, dim]; both of
+    length 1. `kind`: that one, whatever its recall.
+    """
+    kinds = (kind,) if kind else kinds_for(len(vectors))
+    if kinds[0] == "flat":
+        return _flat(vectors), AnnFacts("flat", 0, 1.0, len(queries))
     truth = exact_top(vectors, queries, 10)
-    effort, recall = (64 if kind == "hnsw" else 8), 0.0
+    tried: list[dict[str, Any]] = []
+    for one in kinds:
+        start = time.perf_counter()
+        if one == "flat":
+            return _flat(vectors), AnnFacts("flat", 0, 1.0, len(queries), tried=tried)
+        index = _approximate(vectors, one)
+        steps = _raise_effort(index, one, vectors, queries, truth)
+        effort, recall = steps[-1]
+        tried.append(
+            {
+                "kind": one,
+                "recall_by_effort": {str(at): reached for at, reached in steps},
+                "seconds": round(time.perf_counter() - start, 1),
+            }
+        )
+        if recall >= GOOD_RECALL or one == kinds[-1]:
+            return index, AnnFacts(one, effort, recall, len(queries), tried=tried)
+        del index
+    raise AssertionError("the last kind is returned")
+
+
+def _flat(vectors: NDArray[Any]) -> Any:
+    dim = vectors.shape[1]
+    index = faiss.IndexFlatIP(dim) if vectors.dtype == np.float32 else faiss.index_factory(dim, "SQfp16", _IP)
+    _fill(index, vectors)
+    return index
+
+
+_IP = faiss.METRIC_INNER_PRODUCT
+
+
+def _approximate(vectors: NDArray[Any], kind: Kind) -> Any:
+    n_vectors, dim = vectors.shape
+    if kind == "hnsw":
+        index = faiss.index_factory(dim, "HNSW32,SQ8", _IP)
+        index.hnsw.efConstruction = 100
+        sample = 100_000
+    else:
+        lists = max(16, int(1.25 * np.sqrt(n_vectors)))
+        index = faiss.index_factory(dim, f"IVF{lists},SQ8", _IP)
+        sample = lists * _TRAIN_PER_LIST
+    rows = np.sort(np.random.default_rng(0).choice(n_vectors, min(n_vectors, sample), replace=False))
+    index.train(np.ascontiguousarray(vectors[rows], dtype=np.float32))
+    _fill(index, vectors)
+    return index
+
+
+def _fill(index: Any, vectors: NDArray[Any]) -> None:
+    for _, block in float_blocks(vectors):
+        index.add(block)
+
+
+def _raise_effort(
+    index: Any, kind: Kind, vectors: NDArray[Any], queries: Vectors, truth: NDArray[np.int64]
+) -> list[tuple[int, float]]:
+    """(effort, recall) of each step up to the goal or the most that is acceptable."""
+    effort = 64 if kind == "hnsw" else 8
+    most = _MAX_EF if kind == "hnsw" else max(8, int(index.nlist * _MAX_PROBED))
+    steps: list[tuple[int, float]] = []
     while True:
-        effort = min(effort, top_effort)
+        effort = min(effort, most)
         _set_effort(index, kind, effort)
-        recall = _recall(index, vectors, queries, truth)
-        if recall >= GOOD_RECALL or effort >= top_effort:
-            return index, AnnFacts(kind, effort, round(recall, 4), len(queries))
+        steps.append((effort, round(_recall(index, vectors, queries, truth), 4)))
+        if steps[-1][1] >= GOOD_RECALL or effort >= most:
+            return steps
         effort *= 2
 
 
-def exact_top(vectors: Vectors, queries: Vectors, k: int) -> NDArray[np.int64]:
-    """int64 [m, k]: the rows nearest to each query, by exact inner product."""
-    flat: Any = faiss.IndexFlatIP(vectors.shape[1])
-    flat.add(np.ascontiguousarray(vectors))
-    _, ids = flat.search(np.ascontiguousarray(queries), min(k, len(vectors)))
-    return cast(NDArray[np.int64], ids)
+def exact_top(vectors: NDArray[Any], queries: Vectors, k: int) -> NDArray[np.int64]:
+    """int64 [m, k]: the rows nearest to each query, by exact inner product, block by block."""
+    ids = np.zeros((len(queries), 0), dtype=np.int64)
+    scores = np.zeros((len(queries), 0), dtype=np.float32)
+    if not len(queries):
+        return ids
+    for start, block in float_blocks(vectors):
+        found_scores, found = faiss.knn(np.ascontiguousarray(queries), block, min(k, len(block)), metric=_IP)
+        ids, scores = np.hstack([ids, found + start]), np.hstack([scores, found_scores])
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        ids, scores = np.take_along_axis(ids, best, 1), np.take_along_axis(scores, best, 1)
+    return ids
 
 
-def _recall(index: Any, vectors: Vectors, queries: Vectors, truth: NDArray[np.int64]) -> float:
+def _recall(index: Any, vectors: NDArray[Any], queries: Vectors, truth: NDArray[np.int64]) -> float:
     if not len(queries):
         return 1.0
     found = [search_ann(index, vectors, query, truth.shape[1], exact=False)[0] for query in queries]
@@ -105,14 +169,14 @@ def _recall(index: Any, vectors: Vectors, queries: Vectors, truth: NDArray[np.in
 
 def search_ann(
     index: Any,
-    vectors: NDArray[np.float32],
+    vectors: NDArray[Any],
     query: Vectors,
     k: int,
     *,
     exact: bool,
     only: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(row numbers, exact cosines) of at most `k` vectors, best first. `exact`: the index is a flat one.
+    """(row numbers, cosines) of at most `k` vectors, best first. `exact`: the index is a flat one.
 
     `only` (rising row numbers) restricts the search before anything is cut: a small set is compared row by row,
     in a large one FAISS skips the others; where lists or graph hold too few of them, all of `only` are compared.
@@ -139,9 +203,9 @@ def search_ann(
 
 
 def _rescored(
-    vectors: NDArray[np.float32], rows: NDArray[np.int64], query: Vectors, k: int
+    vectors: NDArray[Any], rows: NDArray[np.int64], query: Vectors, k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    cosines = np.asarray(vectors[rows] @ query.reshape(-1), dtype=np.float32)
+    cosines = np.asarray(vectors[rows], dtype=np.float32) @ query.reshape(-1)
     order = np.argsort(-cosines, kind="stable")[:k]
     return rows[order], cosines[order]
 
@@ -161,7 +225,13 @@ def write_ann(index: Any, path: Path) -> None:
 
 
 def read_ann(path: Path, facts: AnnFacts) -> Any:
-    """Read an index whose bytes were checked before; sets the effort that was measured."""
-    index: Any = faiss.read_index(str(path))
+    """Read an index whose bytes were checked before; sets the effort that was measured. Inverted lists stay on disk,
+    mapped, and are shared by the processes that read them.
+    """
+    index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if facts.kind == "ivf-sq8" else 0)
+    if facts.kind == "ivf-sq8":
+        lists = faiss.downcast_InvertedLists(index.invlists)
+        if isinstance(lists, faiss.OnDiskInvertedLists):
+            lists.prefetch_nthread = 0  # else every search starts threads that touch pages
     _set_effort(index, facts.kind, facts.effort)
     return index

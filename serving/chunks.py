@@ -8,13 +8,15 @@ vectors can be cached by content.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from lake.schemas.rows import Tool
 from lake.text import detect_lang
 
+Kind = Literal["ko", "en", "names"]
+KINDS: tuple[Kind, ...] = ("ko", "en", "names")
 MAX_CHUNK_CHARS = 600  # about 300 tokens of Korean, well below the 512 of E5-type models
 
 _SENTENCE_END = re.compile(r"(?<=[.!?。])\s+|\n+")
@@ -22,12 +24,15 @@ _SENTENCE_END = re.compile(r"(?<=[.!?。])\s+|\n+")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One passage. `text` is shown and logged; `passage` is what is embedded."""
+    """One passage. `text` is shown and logged."""
 
     tool: int  # position in the index's list of tools
-    kind: Literal["ko", "en", "names"]
+    kind: Kind
     text: str
-    passage: str
+
+    def embedded(self, tool: Tool) -> str:
+        """What is embedded: a piece of a description says whose it is."""
+        return self.text if self.kind == "names" else f"{tool.name}: {self.text}"
 
 
 def split_text(text: str, max_chars: int = MAX_CHUNK_CHARS) -> list[str]:
@@ -69,12 +74,7 @@ def chunk_tool(position: int, tool: Tool) -> list[Chunk]:
         texts[detect_lang(tool.description)] = tool.description
     chunks: list[Chunk] = []
     for kind, text in texts.items():
-        chunks.extend(Chunk(position, kind, piece, f"{tool.name}: {piece}") for piece in split_text(text))
+        chunks.extend(Chunk(position, kind, piece) for piece in split_text(text))
     names = ", ".join(dict.fromkeys([tool.name, *tool.aliases, *tool.tags]))
-    chunks.extend(Chunk(position, "names", piece, piece) for piece in split_text(names)[:1])
+    chunks.extend(Chunk(position, "names", piece) for piece in split_text(names)[:1])
     return chunks
-
-
-def chunk_tools(tools: Sequence[Tool]) -> list[Chunk]:
-    """All passages of a catalogue, in the order of its tools."""
-    return [chunk for position, tool in enumerate(tools) for chunk in chunk_tool(position, tool)]

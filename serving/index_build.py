@@ -1,44 +1,46 @@
-"""Builds a version of the search index and puts it in service.
+"""Builds a version of the search index, puts it in service, and puts the one before back.
 
-Writes `index/<version>/` under a temporary name, fsyncs, renames, then moves the symlink `index/current`; the
-versions before stay for rollback. The version's name follows from catalogue content, embedder and formats:
-the same input finds the finished folder and only moves the link. Invariant: `current` always points to a
-whole, verified version. Safe to repeat and to kill at any point; one build at a time (flock).
+Writes `index/<version>/` under a temporary name, fsyncs, renames, records the manifest's sha256 in the log of built
+versions, then moves the symlink `index/current`; the versions before stay for rollback. The version's name follows
+from catalogue content, embedder and formats: the same input finds the finished folder and only moves the link.
+Invariants: `current` always points to a whole, recorded version; a folder that the log does not know is moved aside and
+built again, never taken for built. Safe to repeat and to kill at any point; one build at a time (flock).
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import orjson
 
 from lake.errors import CatalogError, IndexUnusableError
-from lake.files import canonical_json, fsync_dir, require_free_disk, sha256_bytes, sha256_file, swap_symlink
-from lake.progress import timed
+from lake.files import canonical_json, fsync_dir, require_free_disk, sha256_file, swap_symlink
+from lake.index_log import IndexLog
 from lake.schemas.rows import Tool
-from serving.analysis import analysis_version, ngrams, words
-from serving.ann import build_ann, write_ann
-from serving.chunks import Chunk, chunk_tools
+from serving.analysis import analysis_version
 from serving.encoders import Encoder
-from serving.index_files import FILES, INDEX_FORMAT, IndexManifest, read_manifest, verify_files
-from serving.lexical import build_bm25
-from serving.vector_cache import VectorCache
+from serving.index_files import (
+    FILES,
+    INDEX_FORMAT,
+    IndexManifest,
+    current_version_dir,
+    index_log,
+    read_manifest,
+    verify_files,
+)
+from serving.index_write import Announce, VersionWriter, silent
 
 KEEP_VERSIONS = 3  # the one in service and two to go back to
-SAMPLED_QUERIES = 200
-
-ProgressHook = Callable[[int], None]
+_BYTES_A_TOOL = 12_000  # of disk while a version is built: passages, vectors, cache, postings (measured: 9,000)
 
 
 @contextmanager
@@ -49,18 +51,13 @@ def _build_lock(index_dir: Path) -> Iterator[None]:
         yield
 
 
-def index_text(tool: Tool) -> str:
-    """All text of a tool that the lexical index sees."""
-    names = [tool.name, *tool.aliases]
-    texts = dict.fromkeys([tool.description_ko, tool.description_en, tool.description])
-    return " ".join([*names, *tool.tags, tool.category, *texts])
-
-
 def version_of(tools: Sequence[Tool], encoder: Encoder) -> str:
-    """Name of the version that these tools and this encoder give."""
+    """Name of the version that these tools, in this order, and this encoder give."""
     made_by = [INDEX_FORMAT, encoder.name, encoder.revision, encoder.dim, analysis_version()]
-    facts = [made_by, [asdict(tool) for tool in tools]]
-    return f"idx-{sha256_bytes(canonical_json(facts))[:16]}"
+    digest = hashlib.sha256(canonical_json(made_by))
+    for tool in tools:
+        digest.update(canonical_json(tool) + b"\n")
+    return f"idx-{digest.hexdigest()[:16]}"
 
 
 def build_index(
@@ -68,63 +65,84 @@ def build_index(
     catalog_version: str,
     encoder: Encoder,
     index_dir: Path,
-    on_progress: ProgressHook = lambda _: None,
+    announce: Announce = silent,
+    asked: Sequence[str] = (),
 ) -> IndexManifest:
     """Build (or find) the version and make it `current`. Raises `CatalogError` on an empty catalogue.
 
-    `on_progress` is called with the number of passages done since the last call; there are about three a
-    tool.
+    `announce(stage, total)` gives the progress of each stage; `asked`: real questions that the recall of a large index
+    is measured with, beside made ones.
     """
-    if not tools:
+    if not len(tools):
         raise CatalogError("The catalogue has no usable entry: an index needs at least one tool.")
     version = version_of(tools, encoder)
+    log = index_log(index_dir)
     with _build_lock(index_dir):
         folder = index_dir / version
-        manifest = _finished(folder)
+        manifest = _finished(folder, log)
         if manifest is None:
-            require_free_disk(index_dir, len(tools) * 3 * encoder.dim * 12 + (50 << 20), "Building the index")
-            manifest = _build(tools, catalog_version, encoder, index_dir, version, on_progress)
-        swap_symlink(index_dir / "current", folder)
-        _prune(index_dir, version)
+            require_free_disk(index_dir, len(tools) * _BYTES_A_TOOL + (50 << 20), "Building the index")
+            manifest = _build(tools, catalog_version, encoder, index_dir, version, announce, asked)
+            log.add("build", version, sha256_file(folder / "manifest.json"), catalog_version=catalog_version)
+        _serve(index_dir, version, log)
+        _prune(index_dir, version, log)
     return manifest
 
 
-def _finished(folder: Path) -> IndexManifest | None:
-    """The manifest of a version that is there and whole; a damaged one is moved aside and built again."""
-    if not folder.exists():
-        return None
+def rollback_index(index_dir: Path) -> IndexManifest:
+    """Put the version that served before back in service. Raises `IndexUnusableError` where there is none that is
+    whole; nothing is changed then.
+    """
+    log = index_log(index_dir)
+    with _build_lock(index_dir):
+        left = current_version_dir(index_dir).name
+        for version in reversed([one for one in log.served() if one != left]):
+            manifest = _usable(index_dir / version, log)
+            if manifest is not None:
+                swap_symlink(index_dir / "current", index_dir / version)
+                log.add("rollback", left, sha256_file(index_dir / left / "manifest.json"), to=version)
+                return manifest
+    raise IndexUnusableError(
+        f"There is no earlier index to go back to from {left}: build another one, python -m flows.index."
+    )
+
+
+def _serve(index_dir: Path, version: str, log: IndexLog) -> None:
+    served = log.served()
+    swap_symlink(index_dir / "current", index_dir / version)
+    if not served or served[-1] != version:
+        log.add("serve", version, sha256_file(index_dir / version / "manifest.json"))
+
+
+def _usable(folder: Path, log: IndexLog) -> IndexManifest | None:
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, log)
         verify_files(folder, manifest)
     except IndexUnusableError:
-        folder.rename(folder.with_name(f"damaged-{folder.name}-{secrets.token_hex(3)}"))
         return None
+    return manifest
+
+
+def _finished(folder: Path, log: IndexLog) -> IndexManifest | None:
+    """The manifest of a version that is there, recorded and whole; any other folder is moved aside."""
+    if not folder.exists():
+        return None
+    manifest = _usable(folder, log)
+    if manifest is None:
+        folder.rename(folder.with_name(f"damaged-{folder.name}-{secrets.token_hex(3)}"))
     return manifest
 
 
 def _build(
-    tools: Sequence[Tool], catalog_version: str, encoder: Encoder, index_dir: Path, version: str,
-    on_progress: ProgressHook,
+    tools: Sequence[Tool], catalog_version: str, encoder: Encoder, index_dir: Path, version: str, announce: Announce,
+    asked: Sequence[str],
 ) -> IndexManifest:  # fmt: skip
-    seconds: dict[str, float] = {}
     work = index_dir / f".{version}.{secrets.token_hex(4)}.tmp"
     work.mkdir()
     try:
-        with timed(seconds, "chunk"):
-            chunks = chunk_tools(tools)
-        with timed(seconds, "embed"):
-            cache = VectorCache(index_dir / "cache", encoder)
-            vectors, embedded = cache.encode([chunk.passage for chunk in chunks], on_progress)
-            np.save(work / "vectors.npy", vectors, allow_pickle=False)
-        with timed(seconds, "faiss"):
-            step = max(1, len(tools) // SAMPLED_QUERIES)
-            big = len(chunks) > 1000  # a small index is searched exactly: nothing to measure
-            queries = [tool.name for tool in tools[::step]][:SAMPLED_QUERIES] if big else []
-            ann, facts = build_ann(vectors, encoder.encode_queries(queries))
-            write_ann(ann, work / "faiss.index")
-        with timed(seconds, "lexical"):
-            _write_lexical(work, tools)
-        _write_rows(work, tools, chunks)
+        writer = VersionWriter(work, encoder, index_dir / "cache", announce)
+        writer.write(tools, asked)
+        assert writer.facts is not None
         manifest = IndexManifest(
             format=INDEX_FORMAT,
             version=version,
@@ -135,12 +153,13 @@ def _build(
             dim=encoder.dim,
             analysis=analysis_version(),
             n_tools=len(tools),
-            n_chunks=len(chunks),
-            ann=facts.to_dict(),
+            n_chunks=writer.n_chunks,
+            vector_dtype=writer.vector_dtype,
+            ann=writer.facts.to_dict(),
             files={name: {"sha256": sha256_file(work / name), "bytes": (work / name).stat().st_size} for name in FILES},
-            seconds={name: round(value, 3) for name, value in seconds.items()},
-            embedded=embedded,
-            reused=len(chunks) - embedded,
+            seconds={name: round(value, 3) for name, value in writer.seconds.items()},
+            embedded=writer.embedded,
+            reused=writer.n_chunks - writer.embedded,
         )
         option = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
         (work / "manifest.json").write_bytes(orjson.dumps(manifest.to_dict(), option=option))
@@ -152,25 +171,6 @@ def _build(
     return manifest
 
 
-def _write_lexical(work: Path, tools: Sequence[Tool]) -> None:
-    texts = [index_text(tool) for tool in tools]
-    arrays: dict[str, Any] = {}
-    terms: dict[str, list[str]] = {}
-    for kind, analyse in (("words", words), ("grams", ngrams)):
-        bm25 = build_bm25(analyse(text) for text in texts)
-        terms[kind] = list(bm25.vocabulary)
-        arrays.update({f"{kind}_{key}": value for key, value in bm25.arrays().items()})
-    np.savez(work / "lexical.npz", allow_pickle=False, **arrays)
-    (work / "lexical_terms.json").write_bytes(orjson.dumps(terms))
-
-
-def _write_rows(work: Path, tools: Sequence[Tool], chunks: Sequence[Chunk]) -> None:
-    for name, rows in (("tools.jsonl", tools), ("chunks.jsonl", chunks)):
-        with (work / name).open("wb") as handle:
-            for row in rows:
-                handle.write(orjson.dumps(asdict(row), option=orjson.OPT_APPEND_NEWLINE))
-
-
 def _sync_folder(folder: Path) -> None:
     for path in folder.iterdir():
         with path.open("rb") as handle:
@@ -178,12 +178,11 @@ def _sync_folder(folder: Path) -> None:
     fsync_dir(folder)
 
 
-def _prune(index_dir: Path, in_service: str) -> None:
-    """Remove all but the newest versions, leftovers of killed builds and damaged folders of older days."""
-    versions = sorted(index_dir.glob("idx-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    kept = [path for path in versions if path.name != in_service][: KEEP_VERSIONS - 1]
-    for path in versions:
-        if path.name != in_service and path not in kept:
+def _prune(index_dir: Path, in_service: str, log: IndexLog) -> None:
+    """Remove all but the versions that served last, leftovers of killed builds and damaged folders of older days."""
+    kept = {in_service, *log.served()[-KEEP_VERSIONS:]}
+    for path in index_dir.glob("idx-*"):
+        if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
     for path in index_dir.glob(".idx-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)

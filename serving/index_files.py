@@ -1,9 +1,10 @@
 """The search index as it is loaded: tools, passages, vectors, FAISS, BM25, one checked folder a version.
 
-Reads `index/current` -> `index/<version>/`: manifest.json, tools.jsonl, chunks.jsonl, vectors.npy,
-faiss.index, lexical.npz, lexical_terms.json. Invariant: every file's sha256 is compared with the manifest
-before anything in it is parsed; only the named files are read, only inside the index folder; an index of
-another embedder is refused. `serving/index_build.py` writes it.
+Reads `index/current` -> `index/<version>/`: the manifest and `FILES`. Invariant: the manifest must be the one that the
+log of built versions records (`lake/index_log.py`), and every file's sha256 is compared with the manifest, before
+anything in them is parsed; only the named files are read, only inside the index folder; an index of another embedder
+is refused. Large files are mapped, not read: 900,000 tools open in the time of hashing them, and cost memory only
+where questions touch them. `serving/index_write.py` writes it.
 """
 
 from __future__ import annotations
@@ -14,20 +15,26 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from lake.errors import IndexUnusableError
-from lake.files import sha256_file
-from lake.schemas.rows import Tool
+from lake.files import sha256_bytes, sha256_file
+from lake.index_log import IndexLog
+from lake.tool_table import ToolTable
 from serving.analysis import analysis_version
 from serving.ann import AnnFacts, read_ann, search_ann
-from serving.chunks import Chunk
 from serving.encoders import Encoder
-from serving.index_facets import Facets, Positions, facets_of
-from serving.lexical import Bm25, bm25_from_arrays
+from serving.index_facets import Facets, Positions, read_facets
+from serving.lexical import Bm25, read_bm25
+from serving.mapped import StringTable, map_array, map_bytes
+from serving.passages import PassageTable
 
-INDEX_FORMAT = "index-1"
-FILES = ("tools.jsonl", "chunks.jsonl", "vectors.npy", "faiss.index", "lexical.npz", "lexical_terms.json")
+INDEX_FORMAT = "index-2"
+FILES = (
+    "tools.arrow", "passages.arrow", "vectors.npy", "faiss.index", "words_docs.npy", "words_impacts.npy",
+    "grams_docs.npy", "grams_impacts.npy", "strings.bin", "arrays.npz",
+)  # fmt: skip
 _REBUILD = "Rebuild it: python -m flows.index"
 
 
@@ -45,7 +52,8 @@ class IndexManifest:
     analysis: str  # what made the lexical terms
     n_tools: int
     n_chunks: int
-    ann: dict[str, Any]
+    vector_dtype: str  # float32, float16 in a large index
+    ann: dict[str, Any]  # `AnnFacts`: kind, effort, measured recall, what was tried
     files: dict[str, dict[str, Any]]  # name -> {"sha256", "bytes"}
     seconds: dict[str, float]  # by stage
     embedded: int  # passages embedded in this build; the others came from the cache
@@ -60,14 +68,17 @@ class ToolIndex:
     """One loaded version; immutable and safe to share between threads."""
 
     manifest: IndexManifest
-    tools: list[Tool]
-    chunks: list[Chunk]
+    tools: ToolTable
+    chunks: PassageTable
     chunk_start: NDArray[np.int64]  # [n_tools + 1]: passages of tool i are chunk_start[i]:chunk_start[i + 1]
-    vectors: NDArray[np.float32]  # [n_chunks, dim], mapped from disk
+    chunk_kind: NDArray[np.int8]  # [n_chunks]: place in `serving.chunks.KINDS`
+    vectors: NDArray[Any]  # [n_chunks, dim], mapped from disk
     ann: Any
     words: Bm25
     grams: Bm25
     facets: Facets
+    category_means: NDArray[np.float32]  # [m, dim], length 1
+    mean_of: NDArray[np.int32]  # row of `category_means` of each of the facets' categories
 
     @property
     def version(self) -> str:
@@ -95,10 +106,19 @@ class ToolIndex:
         return search_ann(self.ann, self.vectors, query, k, exact=self.manifest.ann["kind"] == "flat", only=rows)
 
     def passages_of(self, positions: Positions) -> Positions:
-        """Passage numbers of the tools at rising `positions`, rising."""
+        """Passage numbers of the tools at `positions`, tool by tool."""
         sizes = self.chunk_start[positions + 1] - self.chunk_start[positions]
         offsets = np.repeat(self.chunk_start[positions] - (np.cumsum(sizes) - sizes), sizes)
         return offsets + np.arange(len(offsets))
+
+    def owners_of(self, rows: NDArray[np.int64]) -> Positions:
+        """Position of the tool of each passage."""
+        return np.searchsorted(self.chunk_start, rows, side="right") - 1
+
+
+def index_log(index_dir: Path, path: Path | None = None) -> IndexLog:
+    """The log of built versions: `path`, else beside the versions."""
+    return IndexLog(path or index_dir / "log.jsonl")
 
 
 def current_version_dir(index_dir: Path) -> Path:
@@ -114,12 +134,24 @@ def current_version_dir(index_dir: Path) -> Path:
     return folder
 
 
-def read_manifest(folder: Path) -> IndexManifest:
-    """The manifest alone; raises `IndexUnusableError` where it is missing or of another format."""
+def read_manifest(folder: Path, log: IndexLog) -> IndexManifest:
+    """The manifest alone. Raises `IndexUnusableError` where `log` does not know it (nothing is parsed then), or where
+    it is missing, of another format or with other terms.
+    """
+    path = folder / "manifest.json"
     try:
-        manifest = IndexManifest(**orjson.loads((folder / "manifest.json").read_bytes()))
-    except (OSError, orjson.JSONDecodeError, TypeError) as error:
-        raise IndexUnusableError(f"{folder / 'manifest.json'} can't be read ({error}). {_REBUILD}.") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise IndexUnusableError(f"{path} can't be read ({error.strerror or error}). {_REBUILD}.") from error
+    if not log.knows(folder.name, sha256_bytes(data)):
+        raise IndexUnusableError(
+            f"{folder} is not an index that {log.path} records: it was changed, or built elsewhere. {_REBUILD}.",
+            version=folder.name,
+        )
+    try:
+        manifest = IndexManifest(**orjson.loads(data))
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise IndexUnusableError(f"{path} can't be read ({error}). {_REBUILD}.") from error
     if manifest.format != INDEX_FORMAT:
         raise IndexUnusableError(f"{folder} has the format {manifest.format}, not {INDEX_FORMAT}. {_REBUILD}.")
     if manifest.analysis != analysis_version():
@@ -141,52 +173,60 @@ def verify_files(folder: Path, manifest: IndexManifest) -> None:
             raise IndexUnusableError(f"{path} does not have the sha256 of its manifest. {_REBUILD}.", file=name)
 
 
-def load_version(folder: Path) -> ToolIndex:
+def load_version(folder: Path, log: IndexLog) -> ToolIndex:
     """Load one version folder. Raises `IndexUnusableError`; safe to retry."""
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, log)
     verify_files(folder, manifest)
     try:
-        tools = [_tool(orjson.loads(line)) for line in (folder / "tools.jsonl").read_bytes().splitlines()]
-        chunks = [Chunk(**orjson.loads(line)) for line in (folder / "chunks.jsonl").read_bytes().splitlines()]
-        vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-        terms = orjson.loads((folder / "lexical_terms.json").read_bytes())
-        with np.load(folder / "lexical.npz", allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        words, grams = (
-            bm25_from_arrays(terms[kind], {key: arrays[f"{kind}_{key}"] for key in _ARRAYS}, len(tools))
-            for kind in ("words", "grams")
-        )
-        ann = read_ann(folder / "faiss.index", AnnFacts(**manifest.ann))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        index = _open(folder, manifest)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, pa.ArrowException) as error:
         raise IndexUnusableError(f"{folder} can't be read ({error}). {_REBUILD}.") from error
-    start = chunk_bounds(chunks, len(tools))
     sizes_fit = (
-        len(tools) == manifest.n_tools
-        and vectors.shape == (manifest.n_chunks, manifest.dim)
-        and len(chunks) == manifest.n_chunks == ann.ntotal
-        and ann.d == manifest.dim
+        len(index.tools) == manifest.n_tools
+        and index.vectors.shape == (manifest.n_chunks, manifest.dim)
+        and len(index.chunks) == manifest.n_chunks == index.ann.ntotal
+        and index.ann.d == manifest.dim == index.category_means.shape[1]
+        and len(index.mean_of) == len(index.facets.categories)
+        and int(index.mean_of.max(initial=0)) < len(index.category_means)
     )
     if not sizes_fit:
         raise IndexUnusableError(f"The files of {folder} do not fit together. {_REBUILD}.")
-    return ToolIndex(manifest, tools, chunks, start, vectors, ann, words, grams, facets_of(tools))
+    return index
 
 
-_ARRAYS = ("indptr", "docs", "impacts", "idf")
+def _open(folder: Path, manifest: IndexManifest) -> ToolIndex:
+    with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
+        arrays: dict[str, NDArray[Any]] = {name: stored[name] for name in stored.files}
+    strings = map_bytes(folder / "strings.bin")
+    words, grams = (
+        read_bm25(
+            folder,
+            kind,
+            StringTable(strings, arrays[f"{kind}_terms"]),
+            arrays[f"{kind}_indptr"],
+            arrays[f"{kind}_idf"],
+            manifest.n_tools,
+        )
+        for kind in ("words", "grams")
+    )
+    return ToolIndex(
+        manifest=manifest,
+        tools=ToolTable(folder / "tools.arrow"),
+        chunks=PassageTable(folder / "passages.arrow", arrays["chunk_start"], arrays["chunk_kind"]),
+        chunk_start=arrays["chunk_start"],
+        chunk_kind=arrays["chunk_kind"],
+        vectors=map_array(folder / "vectors.npy"),
+        ann=read_ann(folder / "faiss.index", AnnFacts(**manifest.ann)),
+        words=words,
+        grams=grams,
+        facets=read_facets(strings, arrays, manifest.n_tools),
+        category_means=arrays["category_means"],
+        mean_of=arrays["mean_of"],
+    )
 
 
-def load_index(index_dir: Path) -> ToolIndex:
-    """The index in service. Raises `IndexUnusableError`."""
-    return load_version(current_version_dir(index_dir))
-
-
-def _tool(row: dict[str, Any]) -> Tool:
-    return Tool(**{**row, "tags": tuple(row["tags"]), "aliases": tuple(row["aliases"])})
-
-
-def chunk_bounds(chunks: list[Chunk], n_tools: int) -> NDArray[np.int64]:
-    """int64 [n_tools + 1]; raises `IndexUnusableError` where passages are not in the order of their tools."""
-    owners = np.array([chunk.tool for chunk in chunks], dtype=np.int64)
-    ordered = len(owners) == 0 or bool((np.diff(owners) >= 0).all() and owners[0] >= 0 and owners[-1] < n_tools)
-    if not ordered:
-        raise IndexUnusableError(f"The passages of the index are out of order. {_REBUILD}.")
-    return np.searchsorted(owners, np.arange(n_tools + 1)).astype(np.int64)
+def load_index(index_dir: Path, log_path: Path | None = None) -> ToolIndex:
+    """The index in service. `log_path`: the log of built versions, by default beside them. Raises
+    `IndexUnusableError`.
+    """
+    return load_version(current_version_dir(index_dir), index_log(index_dir, log_path))

