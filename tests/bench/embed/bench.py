@@ -4,8 +4,8 @@ Embedding: the questions of the sample, each asked once, by 32 callers of an eve
 the same with one question a call; and one caller through the batcher beside a plain call of the encoder.
 
 Dense: `search_ann`, as the retriever calls it, beside FAISS's own `search` on the same index, k = 150. The bare call's
-effort is raised until its recall@150 against the exact search is not below ours. Vectors: the sample's passages, and as
-many as `--sizes` says, drawn around them; queries are the sample's questions.
+effort is raised until its recall@150 against the exact search is not below ours, or can't rise. Vectors: the sample's
+passages, and as many as `--sizes` says, drawn around them; queries are the sample's questions.
 
 Arms take turns within a round (one question each in the dense part), so that a busy machine slows all alike.
 """
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import faiss
 import numpy as np
 import orjson
 import uvloop
@@ -26,8 +27,8 @@ from numpy.typing import NDArray
 
 from lake.catalog import load_catalog
 from lake.errors import InputError
-from serving.ann import build_ann, exact_top, search_ann
-from serving.chunks import chunk_tools
+from serving.ann import build_ann, exact_top, search_ann, stored_dtype
+from serving.chunks import chunk_tool
 from serving.encoders import Encoder, Vectors, load_encoder
 from serving.query_batcher import QueryBatcher
 from tests.bench.run import ROOT, Figure
@@ -37,6 +38,7 @@ ALONE = 40  # questions of the lone caller, a round
 K = 150  # what the retriever asks for: 50 candidates of three passages
 SPREAD = 0.5  # length of the noise beside a passage's 1: neighbours of a drawn vector are of many passages
 _GROWTH = 1.25  # steps of the bare call's effort
+_MAX_EF = 4096  # HNSW
 
 
 def questions() -> list[str]:
@@ -115,7 +117,9 @@ def _recall(search: Callable[[Vectors], NDArray[np.int64]], queries: Vectors, tr
     return hits / truth.size
 
 
-def _dense(vectors: Vectors, queries: Vectors, rounds: int) -> tuple[str, list[float], list[float], list[float], float]:
+def _dense(
+    vectors: NDArray[Any], queries: Vectors, rounds: int
+) -> tuple[str, list[float], list[float], list[float], float]:
     """(kind and recalls, our µs, bare µs, ratio of rates, our recall) over `vectors`."""
     index, facts = build_ann(vectors, queries)
     truth = exact_top(vectors, queries, K)
@@ -124,19 +128,22 @@ def _dense(vectors: Vectors, queries: Vectors, rounds: int) -> tuple[str, list[f
     def ours(query: Vectors) -> NDArray[np.int64]:
         return search_ann(index, vectors, query, K, exact=exact)[0]
 
-    recall, bare_recall, effort = _recall(ours, queries, truth), 1.0, facts.effort
-    own: Any = None if exact else index.__class__.__name__
-    parameters: Any = None
+    recall, bare_recall, effort, parameters = _recall(ours, queries, truth), 1.0, facts.effort, None
 
     def bare(query: Vectors) -> NDArray[np.int64]:
         return index.search(query.reshape(1, -1), K, params=parameters)[1][0]
 
+    most = 0 if exact else _MAX_EF if facts.kind == "hnsw" else int(index.nlist)
     while not exact:
-        parameters = _effort(own, effort)
+        parameters = (
+            faiss.SearchParametersHNSW(efSearch=effort)
+            if facts.kind == "hnsw"
+            else faiss.SearchParametersIVF(nprobe=effort)
+        )
         bare_recall = _recall(bare, queries, truth)
-        if bare_recall >= recall or effort >= len(vectors):
+        if bare_recall >= recall or effort >= most:  # 8-bit codes alone may never reach it
             break
-        effort = int(effort * _GROWTH) + 1
+        effort = min(int(effort * _GROWTH) + 1, most)
     mine: list[float] = []
     theirs: list[float] = []
     for number in range(rounds):
@@ -152,14 +159,6 @@ def _dense(vectors: Vectors, queries: Vectors, rounds: int) -> tuple[str, list[f
     bare_effort = "" if exact else f" at effort {effort}"
     what = f"{facts.kind}, recall@{K} {recall:.3f}, bare {bare_recall:.3f}{bare_effort}"
     return what, mine, theirs, ratio, recall
-
-
-def _effort(index_class: str, effort: int) -> Any:
-    import faiss
-
-    if "HNSW" in index_class:
-        return faiss.SearchParametersHNSW(efSearch=effort)
-    return faiss.SearchParametersIVF(nprobe=effort)
 
 
 def figures(rounds: int, arguments: Sequence[str]) -> Iterable[Figure]:
@@ -180,10 +179,13 @@ def figures(rounds: int, arguments: Sequence[str]) -> Iterable[Figure]:
     if options.only == "embed":
         return
     queries = encoder.encode_queries(questions()[:200])
-    chunks = chunk_tools(load_catalog(ROOT / "data/sample/catalog.jsonl").tools)
-    passages = encoder.encode_passages([chunk.passage for chunk in chunks])
+    tools = load_catalog(ROOT / "data/sample/catalog.jsonl").tools
+    passages = encoder.encode_passages(
+        [chunk.passage for at, tool in enumerate(tools) for chunk in chunk_tool(at, tool)]
+    )
     for size in (len(passages), *options.sizes):
-        what, mine, theirs, ratio, _ = _dense(_vectors(passages, size), queries, rounds)
+        vectors = _vectors(passages, size).astype(stored_dtype(size), copy=False)
+        what, mine, theirs, ratio, _ = _dense(vectors, queries, rounds)
         yield Figure(f"dense, {size} vectors ({what}), p50", "us", mine)
         yield Figure(f"dense, {size} vectors, bare FAISS call, p50", "us", theirs)
         yield Figure(f"dense, {size} vectors, rate", "x", ratio, "bare FAISS call at equal recall", ">= 0.9")
