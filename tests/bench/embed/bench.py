@@ -51,6 +51,12 @@ def questions() -> list[str]:
     return list(dict.fromkeys(rows))
 
 
+def passage_texts() -> list[str]:
+    """What the index embeds of the sample catalogue."""
+    tools = load_catalog(ROOT / "data/sample/catalog.jsonl").tools
+    return [chunk.embedded(tool) for tool in tools for chunk in chunk_tool(0, tool)]
+
+
 async def _crowd(batcher: QueryBatcher, texts: Sequence[str]) -> float:
     """Questions a second of `CALLERS` callers."""
 
@@ -179,10 +185,7 @@ def figures(rounds: int, arguments: Sequence[str]) -> Iterable[Figure]:
     if options.only == "embed":
         return
     queries = encoder.encode_queries(questions()[:200])
-    tools = load_catalog(ROOT / "data/sample/catalog.jsonl").tools
-    passages = encoder.encode_passages(
-        [chunk.passage for at, tool in enumerate(tools) for chunk in chunk_tool(at, tool)]
-    )
+    passages = encoder.encode_passages(passage_texts())
     for size in (len(passages), *options.sizes):
         vectors = _vectors(passages, size).astype(stored_dtype(size), copy=False)
         what, mine, theirs, ratio, _ = _dense(vectors, queries, rounds)
