@@ -34,7 +34,7 @@ from serving.envfile import parse_env, read_env_file, write_env_file
 from tests.faults.harness import Progress, Tally, quiet
 from tests.lake.ingest_kit import feedback, request, response, review
 
-NAME, PROMISE, UNIT, FULL = "parsers", "4, 6", "inputs a parser", 20_000
+NAME, PROMISE, UNIT, FULL = "parsers", "4, 6", "inputs a parser", 5000
 Property = Callable[[Path, st.DataObject], None]
 
 _SCALARS = st.one_of(
