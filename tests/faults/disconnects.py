@@ -165,7 +165,7 @@ def _check_journal(data_dir: Path, seen: Seen, seed: int, tally: Tally) -> None:
     inside = [rid for rid, text in seen.texts.items() if 0 < len(text) < len(TEXT) / 2]
     noticed = sum(found.responses.get(rid, {}).get("outcome") == "client_gone" for rid in inside)
     tally.figures["left in the first half of a stream"] = f"{len(inside)}, noticed {noticed}"
-    tally.check(noticed >= 0.9 * len(inside), seed, f"only {noticed} of {len(inside)} streams ended with their reader")
+    tally.check(noticed >= 0.5 * len(inside), seed, f"only {noticed} of {len(inside)} streams ended with their reader")
     for row in found.responses.values():
         tally.counts[row["outcome"]] += 1
         content = row["llm_response_content"] or ""
