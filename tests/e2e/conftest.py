@@ -51,7 +51,7 @@ def turned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turned]:
         limit=6,
         synth_tools=2,
         train_config=ROOT / "configs/ci.toml",
-        load_seconds=3.0,
+        load_seconds=10.0,  # either server may need some seconds for an answer here
         keep_vllm=True,
     )
     try:
