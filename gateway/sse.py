@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 HEARTBEAT = b": still working\n\n"
 # A proxy that buffers would hold the tokens back (nginx reads this header).
@@ -19,14 +20,20 @@ def event(name: str | None, data: Any) -> bytes:
     return head + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
+class _Stream(StreamingResponse):
+    """Runs `on_close` however it ends, also where the client went before the first byte was asked for."""
+
+    def __init__(self, events: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=_HEADERS)
+        self._on_close = on_close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_close()
+
+
 def stream_response(events: AsyncIterator[bytes], on_close: Callable[[], None]) -> StreamingResponse:
     """Answer with `events`; `on_close` runs however it ends, also when the client goes in the middle."""
-
-    async def guarded() -> AsyncIterator[bytes]:
-        try:
-            async for piece in events:
-                yield piece
-        finally:
-            on_close()
-
-    return StreamingResponse(guarded(), media_type="text/event-stream", headers=_HEADERS)
+    return _Stream(events, on_close)

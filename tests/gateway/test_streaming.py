@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import orjson
 import pytest
 
+from gateway import sse
 from gateway.parts import Config, Parts
 from lake.journal.disk import OsDisk
 from tests.gateway.kit import PATH, Upstream, read_journal, run, wait_until
@@ -163,3 +165,24 @@ def test_a_client_that_goes_leaves_the_partial_answer(make_config: Callable[...,
         assert parts.search.in_flight == 0
 
     run(make_config(), work)
+
+
+def test_a_client_that_goes_before_the_first_byte_is_noticed() -> None:
+    async def work() -> None:
+        closed: list[bool] = []
+
+        async def events() -> AsyncIterator[bytes]:
+            yield b"never asked for"
+
+        async def gone(_: Any) -> None:
+            raise OSError("the client has gone")
+
+        async def receive() -> Any:
+            return {"type": "http.disconnect"}
+
+        response = sse.stream_response(events(), lambda: closed.append(True))
+        with contextlib.suppress(Exception):
+            await response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, gone)
+        assert closed == [True]
+
+    asyncio.run(work())
