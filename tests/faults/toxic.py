@@ -258,7 +258,7 @@ class ToxicServer:
     connections: int = 0
     trapped: int = 0
     _loop: asyncio.AbstractEventLoop | None = None
-    _accepting: asyncio.Task[None] | None = None
+    _listener: socket.socket | None = None
     _name: str = "good"
     _left: int | None = None  # completions until it is good again; None: for good
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -273,7 +273,7 @@ class ToxicServer:
         self._name, self._left = name, times
         if name == "refuse":
             await self._close()
-        elif self._accepting is None:
+        elif self._listener is None:
             self._listen()
 
     def _listen(self) -> None:
@@ -282,29 +282,37 @@ class ToxicServer:
         listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         listener.setblocking(False)
         self.base = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(listener))
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        with listener:
-            while True:
-                connection, _ = await asyncio.get_running_loop().sock_accept(listener)
-                task = asyncio.create_task(self._serve(connection))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+    def _accept(self, listener: socket.socket) -> None:
+        """Not by `sock_accept`: a connection that it has taken is lost where its task is cancelled just then."""
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        connection.setblocking(False)
+        task = asyncio.create_task(self._serve(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _close(self) -> None:
         """Accept nothing more and end what is open: connections that are kept alive would still be served."""
-        if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.gather(self._accepting, return_exceptions=True)
-            self._accepting = None
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         await asyncio.sleep(0)  # every task has begun, so each closes its connection
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, connection: socket.socket) -> None:
-        reader, writer = await asyncio.open_connection(sock=connection)
+        try:
+            reader, writer = await asyncio.open_connection(sock=connection)
+        except BaseException:
+            connection.close()
+            raise
         self.connections += 1
         try:
             while not writer.is_closing():
