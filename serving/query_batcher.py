@@ -65,8 +65,8 @@ class QueryBatcher:
             texts = list(dict.fromkeys(wanted.text for wanted in batch))  # the same question twice is one text
             self.batches += 1
             self.texts += len(texts)
-            self.on_batch(len(texts))
             try:
+                self.on_batch(len(texts))  # in here: were the thread to end, every later question would wait for ever
                 rows = dict(zip(texts, self._encoder.encode_queries(texts), strict=True))
             except Exception as error:
                 self._settle(batch, error)

@@ -112,6 +112,25 @@ def test_the_queue_is_bounded() -> None:
     asyncio.run(work())
 
 
+def test_a_failing_listener_fails_its_batch_and_the_thread_goes_on() -> None:
+    async def work() -> None:
+        encoder = Slow()
+        encoder.gate.set()
+        batcher = QueryBatcher(encoder)
+
+        def refuse(size: int) -> None:
+            raise RuntimeError(f"planted {size}")
+
+        batcher.on_batch = refuse
+        with pytest.raises(RuntimeError, match="planted 1"):
+            await asyncio.wait_for(batcher.embed("a"), 10)  # without the thread it would never come
+        batcher.on_batch = lambda _: None
+        assert int((await asyncio.wait_for(batcher.embed("bb"), 10))[0]) == 2
+        batcher.close()
+
+    asyncio.run(work())
+
+
 def test_vectors_in_a_batch_equal_those_one_by_one() -> None:
     questions = [
         "화상 회의 도구",
