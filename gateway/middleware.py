@@ -86,7 +86,7 @@ class EdgeMiddleware:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "none")  # a template: few values, whatever is asked for
             self._metrics.http_ended(scope["method"], route, status, seconds)
-            # A search that was answered has a line of its own (logs.py), with more in it.
+            # A search that was answered has a line of its own (turn_log.py), with more in it.
             if status != 200 or not state.get("accepted"):
                 say = log.debug if route in _POLLED else log.info
                 say("http", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))

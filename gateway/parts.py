@@ -22,7 +22,6 @@ from gateway.auth import AccessControl
 from gateway.backend_holder import BackendHolder
 from gateway.embedder import QuestionEmbedder
 from gateway.keys import KeyStore, check_exposure, keys_path
-from gateway.logs import TurnLog
 from gateway.metrics import GatewayMetrics
 from gateway.metrics_parts import watch_parts
 from gateway.rate_limits import RateLimiter
@@ -33,6 +32,7 @@ from gateway.search import SearchService
 from gateway.settings import GatewaySettings
 from gateway.tracing import Tracing
 from gateway.tracing_settings import TracingSettings
+from gateway.turn_log import TurnLog
 from gateway.turns import TurnObserver
 from lake.errors import ModelMissingError
 from lake.files import sha256_file
