@@ -27,6 +27,7 @@ from lake.catalog import load_catalog
 from lake.errors import CatalogError, InputError
 from lake.files import sha256_file, write_json_atomic
 from lake.text import nfc
+from serving.analysis import analysis_version
 from serving.candidates import Candidates
 from serving.cli import exit_code
 from serving.encoders import load_encoder
@@ -193,6 +194,7 @@ def fit(catalog: Path, questions: Path, embedder: str, index_dir: Path | None) -
             "with_a_tool": sum(example.answerable for example in examples),
             "questions_sha256": sha256_file(questions),
             "catalog_version": loaded.version,
+            "analysis": analysis_version(),
             "embedder": f"{encoder.name} {encoder.revision}",
             "folds": FOLDS,
         },

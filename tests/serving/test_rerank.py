@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
 
+from lake.catalog import load_catalog
 from lake.errors import InputError, ModelMissingError
+from lake.files import sha256_file
+from serving.analysis import ANALYSIS_VERSION
 from serving.encoders import Encoder
 from serving.features import FEATURE_NAMES
 from serving.index import load_index
@@ -32,6 +36,23 @@ def test_committed_weights_were_worth_it() -> None:
     assert figures["reranked"]["all"]["mrr"] > figures["dense"]["all"]["mrr"] + 0.05
     assert figures["reranked"]["all"]["mrr"] >= figures["lexical"]["all"]["mrr"]
     assert stored["weights"]["excluded"] < 0 < stored["weights"]["words_rank"]
+
+
+def test_committed_weights_were_fitted_on_what_is_here() -> None:
+    """Other terms, questions or tools give other features: python -m serving.rerank fit"""
+    fitted = orjson.loads(WEIGHTS.read_bytes())["fitted_on"]
+    sample = ROOT / "data" / "sample"
+    assert fitted["questions_sha256"] == sha256_file(sample / "questions.jsonl")
+    assert fitted["catalog_version"] == load_catalog(sample / "catalog.jsonl").version
+    assert fitted["analysis"].split()[0] == ANALYSIS_VERSION
+
+
+def test_the_published_questions_are_none_of_those_that_were_fitted() -> None:
+    folded = [
+        {re.sub(r"\W", "", orjson.loads(line)["question"]).lower() for line in path.read_bytes().splitlines()}
+        for path in (ROOT / "data" / "sample" / f"{name}.jsonl" for name in ("questions", "test"))
+    ]
+    assert len(folded[0]) > 250 and len(folded[1]) > 150 and not folded[0] & folded[1]
 
 
 def test_scores_are_chances(retriever: Retriever) -> None:
