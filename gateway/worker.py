@@ -125,9 +125,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logs(settings.log_level, args.slot)
     parts = Parts(config)
     parts.metrics.starts.set(args.starts)
-    peers = WorkerPeers(
-        parts.metrics.registry, config.lake.run_dir / "workers", str(os.getppid()), args.slot, config.workers
-    )
+    folder = config.lake.run_dir / "workers"
+    try:
+        peers = WorkerPeers(parts.metrics.registry, folder, str(os.getppid()), args.slot, config.workers)
+    except OSError as error:
+        raise SetupError(f"{folder} can't hold the workers' sockets ({error}): make it a writable folder.") from error
     parts.metrics.peers = peers
     server = WorkerServer(
         uvicorn.Config(

@@ -212,6 +212,17 @@ def test_wrong_setting_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 78 and "MULLE_MAX_IN_FLIGHT" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_unusable_run_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "workers").touch()  # a file where a folder belongs
+    env = {"PATH": os.environ["PATH"], "MULLE_PORT": "0", "MULLE_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 78 and "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if "run/workers" in line and line.startswith("error: ")]
+
+
 def test_no_index_is_said_by_readiness(start_gateway: Start, upstream: Upstream, tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     (folder / "index").mkdir(parents=True)

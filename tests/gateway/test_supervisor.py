@@ -17,7 +17,7 @@ from tests.gateway.kit import ROOT, wait_until
 
 # Each worker runs BODY with: slot, starts, listen (socket), channel (socket), folder (Path), ready().
 WORKER = """
-import os, pathlib, signal, socket, sys, time
+import os, pathlib, signal, socket, sys, threading, time
 slot, starts, listen_fd, channel_fd, folder = *map(int, sys.argv[1:5]), pathlib.Path(sys.argv[5])
 listen, channel = socket.socket(fileno=listen_fd), socket.socket(fileno=channel_fd)
 note = lambda name: (folder / f"{name}-{slot}-{starts}").write_text(str(os.getpid()))
@@ -25,6 +25,10 @@ def ready():
     channel.send(b"R"); note("ready")
 def end_on_term(code=0):
     signal.signal(signal.SIGTERM, lambda *_: (note("term"), os._exit(code)))
+def end_with_the_parent():
+    while channel.recv(1): pass
+    os._exit(1)
+threading.Thread(target=end_with_the_parent, daemon=True).start()
 signal.signal(signal.SIGHUP, lambda *_: note("hup"))
 """
 PARENT = """
@@ -159,8 +163,9 @@ def test_worker_that_keeps_dying_does_not_end_those_that_serve(family: Family) -
 
 
 def test_worker_that_hangs_at_its_start_is_replaced(family: Family) -> None:
-    family.start("if starts == 1 and slot == 1: time.sleep(60)\n" + SERVES, count=2, start_s=1.0)
-    wait_until(lambda: family.has("all-ready", "ready-1-2"))
+    # Six seconds: on a busy machine Python itself takes some of them to start.
+    family.start("if starts == 1 and slot == 1: time.sleep(60)\n" + SERVES, count=2, start_s=6.0)
+    wait_until(lambda: family.has("all-ready", "ready-1-2"), 60)
     assert "not ready in time" in (family.folder / "log").read_text()
 
 
@@ -197,3 +202,12 @@ def test_parent_imports_nothing_heavy() -> None:
     code = f"import sys, gateway.__main__; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_workers_of_a_test_that_failed_do_not_stay(family: Family) -> None:
+    """The stand-ins of this file watch their parent as real workers do, or each failed test would leave some."""
+    family.start(SERVES, count=2)
+    pids = [family.pid("ready-0-1"), family.pid("ready-1-1")]
+    family.send(signal.SIGKILL)
+    family.wait()
+    wait_until(lambda: all(map(is_gone, pids)))
