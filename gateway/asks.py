@@ -9,10 +9,9 @@ from typing import Literal
 
 from gateway.settings import GatewaySettings
 from gateway.trace_context import TraceContext
-from gateway.turns import Operation
 from lake.errors import InputError, QuestionError
 from lake.prompt import check_question
-from lake.schemas.records import RetrievedItem
+from lake.schemas.records import Operation, RetrievedItem
 from lake.text import nfc
 from serving.backends import Backend
 
@@ -84,14 +83,21 @@ def check_ask(ask: SearchAsk, settings: GatewaySettings) -> str:
     return check_question(ask.question, settings.question_max_chars)
 
 
+def check_plain(name: str, value: str) -> None:
+    """Raises `InputError` where a text of the field `name` holds half a character or a control character."""
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise InputError(f"{name} holds half a character: send UTF-8 text.", field=name)
+    if _CONTROL.search(value):
+        raise InputError(f"{name} holds control characters: send plain text.", field=name)
+
+
 def filter_values(name: str, values: Sequence[str]) -> tuple[str, ...]:
     """Filter values in NFC, without repeats. Raises `InputError` where they are too many, too long or no text."""
     if len(values) > MAX_FILTERS:
         raise InputError(f"{name} has {len(values)} values: send at most {MAX_FILTERS}.", field=name)
     cleaned: list[str] = []
     for value in values:
-        if any("\ud800" <= char <= "\udfff" for char in value):
-            raise InputError(f"{name} holds half a character: send UTF-8 text.", field=name)
+        check_plain(name, value)
         text = nfc(value).strip()
         if not text or len(text) > MAX_FILTER_CHARS or any(ord(char) < 32 for char in text):
             raise InputError(

@@ -41,7 +41,8 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # What OpenAI clients are given where no key is needed, since they refuse an empty one. Counts as no key at all.
 _PLACEHOLDERS = frozenset({"", "none", "empty", "no-key", "not-needed"})
 _CHALLENGE = b'Bearer realm="mulle"'
-_HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?$")
+# RFC 3986 authority without user info: a name, an IPv4 address or one in brackets, and a port.
+HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?$")
 _Headers = dict[bytes, list[bytes]]
 
 
@@ -126,7 +127,7 @@ class AccessControl:
         if scope.get("http_version") == "1.0" or not _PROXY_HEADERS.isdisjoint(headers):
             return "The request came through a proxy."
         hosts = headers.get(b"host", [])
-        found = _HOST.match(hosts[0]) if len(hosts) == 1 else None
+        found = HOST.match(hosts[0]) if len(hosts) == 1 else None
         if found is None or not is_loopback(found[1].decode()):
             return "The Host header does not name this machine."
         if scope["method"] not in _SAFE_METHODS:

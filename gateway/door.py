@@ -25,7 +25,7 @@ from gateway.errors import (
     MediaTypeError,
 )
 from gateway.metrics import GatewayMetrics
-from gateway.problems import send_problem
+from gateway.problems import OUR_FAULT, send_problem
 
 _JSON = re.compile(rb"""^application/json\s*(?:;\s*charset\s*=\s*"?utf-?8"?\s*)?;?\s*$""", re.IGNORECASE)
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -80,8 +80,7 @@ class DoorMiddleware:
             log.exception("unexpected_error", request_id=state["request_id"])
             if not state.get("answer_started"):
                 self._metrics.refused.labels("internal").inc()
-                detail = "Something failed on our side: try again, and report the request_id if it stays."
-                await send_problem(scope, send, 500, "internal", detail)
+                await send_problem(scope, send, 500, "internal", OUR_FAULT)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]

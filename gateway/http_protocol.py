@@ -18,12 +18,11 @@ from ulid import ULID
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.access_settings import AccessSettings
+from gateway.auth import HOST
 from gateway.metrics import GatewayMetrics
 from gateway.middleware import FIXED_HEADERS
 from gateway.problems import MEDIA_TYPE, problem_fields
 
-# RFC 3986 authority without user info: a name, an IPv4 address or one in brackets, and a port.
-_HOST = re.compile(rb"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?$")
 _ABSOLUTE = re.compile(rb"^https?://([^/?#]*)", re.IGNORECASE)
 log = structlog.get_logger("gateway.http")
 
@@ -129,7 +128,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 hosts.append(value)
             elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
                 self._refuse(501, "transfer_encoding", "Transfer-Encoding other than chunked is not understood.")
-        if len(hosts) > 1 or (not hosts and version == "1.1") or (hosts and not _HOST.match(hosts[0])):
+        if len(hosts) > 1 or (not hosts and version == "1.1") or (hosts and not HOST.match(hosts[0])):
             self._refuse(400, "bad_host", "A request has one Host header: a name or address, and a port.")
         absolute = _ABSOLUTE.match(self.url)
         if absolute and (not hosts or absolute[1].lower() != hosts[0].lower()):

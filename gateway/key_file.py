@@ -26,7 +26,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from gateway.access_settings import rate
 from gateway.caller import Scope
 from lake.errors import SetupError
-from lake.files import fsync_dir
+from lake.files import write_bytes_atomic
 
 TOKEN = re.compile(r"^mulle_([a-z2-7]{8})_([a-z2-7]{52})$")  # 40 random bits, 256 random bits
 
@@ -113,14 +113,4 @@ def change_keys(path: Path, change: Callable[[tuple[KeyRecord, ...]], Iterable[K
 
 def _write(path: Path, keys: Iterable[KeyRecord]) -> None:
     rows = [{**key.model_dump(mode="json"), "scopes": sorted(key.scopes)} for key in keys]
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(orjson.dumps({"version": 1, "keys": rows}, option=orjson.OPT_INDENT_2) + b"\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_dir(path.parent)
+    write_bytes_atomic(path, orjson.dumps({"version": 1, "keys": rows}, option=orjson.OPT_INDENT_2) + b"\n", 0o600)

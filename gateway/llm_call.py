@@ -59,7 +59,6 @@ class LLMCall:
         max_tokens: int,
         temperature: float = 0.0,
         deadline_s: float = 60.0,
-        stop: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
     ) -> ChatAnswer:
         """One completion within `deadline_s`. Raises the `BackendError` family and nothing else."""
@@ -69,7 +68,7 @@ class LLMCall:
             try:
                 with self._asking(target):
                     answer = await target.client.chat(
-                        messages, max_tokens, temperature, self._limit_s(number, deadline), stop, headers,
+                        messages, max_tokens, temperature, self._limit_s(number, deadline), headers=headers,
                         on_retry=self._note_retry, new_request=number == 0,
                     )  # fmt: skip
                     target.breaker.succeeded()
@@ -84,7 +83,6 @@ class LLMCall:
         max_tokens: int,
         temperature: float = 0.0,
         deadline_s: float = 60.0,
-        stop: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[str | ChatAnswer, None]:
         """Pieces of text as they come, then exactly one `ChatAnswer`; as `LLMClient.stream`. Close it when you stop."""
@@ -95,7 +93,7 @@ class LLMCall:
             try:
                 with self._asking(target):
                     pieces = target.client.stream(
-                        messages, max_tokens, temperature, deadline.left_s(), stop, headers,
+                        messages, max_tokens, temperature, deadline.left_s(), headers=headers,
                         on_retry=self._note_retry, new_request=number == 0,
                         first_piece_s=self._limit_s(number, deadline),
                     )  # fmt: skip

@@ -33,7 +33,7 @@ _TODO = {
 }
 
 
-_OUR_FAULT = "Something failed on our side: try again, and report the request_id if it stays."
+OUR_FAULT = "Something failed on our side: try again, and report the request_id if it stays."
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -70,7 +70,7 @@ def error_fields(request: Request, error: Exception, metrics: GatewayMetrics) ->
         log.error("unexpected_error", exc_info=error)
     elif status >= 500:
         log.warning("refused", code=code, detail=str(known))
-    detail = str(known) if known else _OUR_FAULT
+    detail = str(known) if known else OUR_FAULT
     return problem_fields(status, code, detail, request.state.request_id, path=request.scope["path"])
 
 
@@ -140,7 +140,7 @@ def install_problem_handlers(app: FastAPI, metrics: GatewayMetrics) -> None:
     def on_unexpected(request: Request, error: Exception) -> Response:
         metrics.refused.labels("internal").inc()
         log.error("unexpected_error", exc_info=error)
-        return problem(request, 500, "internal", _OUR_FAULT)
+        return problem(request, 500, "internal", OUR_FAULT)
 
     app.add_exception_handler(MulleError, on_mulle_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)

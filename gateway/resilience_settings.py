@@ -40,12 +40,3 @@ class FallbackLLMSettings(BaseSettings):
     llm_fallback_profile: str = Field(
         default="", description="vllm, lmstudio, llamacpp, ollama or openai; empty: found by asking it."
     )
-
-    def mapping(self) -> dict[str, str]:
-        """The set ones, by their environment names."""
-        found: dict[str, str] = {}
-        for name, value in self:
-            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            if text:
-                found[name.upper()] = text
-        return found

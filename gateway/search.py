@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from gateway.asks import DegradedReason, Origin, SearchAsk, SearchResult, check_ask
+from gateway.asks import Origin, SearchAsk, SearchResult, check_ask
 from gateway.backend_holder import BackendHolder
 from gateway.errors import DeadlineError, NoBackendError, OverloadedError
 from gateway.llm_call import LLMCall
@@ -162,6 +162,7 @@ class SearchService:
             tags=frozenset(ask.tags),
             vector=vector,
         )
+        turn.items = len(found.items)
         start = time.perf_counter()
         prompt = self._prompts.build(turn.question, found.items)
         turn.latency_ms.update(found.latency_ms, prompt=(time.perf_counter() - start) * 1000)
@@ -241,7 +242,7 @@ class SearchService:
             if turn.ask.allow_degraded and isinstance(error, MulleError) and not turn.pieces:
                 turn.degraded = "llm_error"
         else:
-            turn.degraded = _fallback(call)
+            turn.degraded = "fallback" if call.is_fallback else None
         finally:
             turn.latency_ms["llm"] = (time.perf_counter() - start) * 1000
             turn.backend, turn.fallback, turn.retries = call.backend, call.is_fallback, call.retries
@@ -257,10 +258,6 @@ class SearchService:
             record = turn.record(journal_s=time.perf_counter() - start)
             for observer in self._observers:
                 observer.turn_ended(record)
-
-
-def _fallback(call: LLMCall) -> DegradedReason | None:
-    return "fallback" if call.is_fallback else None
 
 
 async def _forward(turn: Turn, pieces: Any, stream: SearchStream, start: float) -> None:

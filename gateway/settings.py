@@ -118,11 +118,12 @@ class ProcessLLMSettings(BaseSettings):
     openai_model: str = Field(default="", description="Fallback name of LLM_MODEL_NAME.")
     openai_api_key: SecretStr = Field(default=SecretStr(""), description="Fallback name of LLM_API_KEY.")
 
-    def mapping(self) -> dict[str, str]:
-        """The set ones, by their environment names."""
-        found: dict[str, str] = {}
-        for name, value in self:
-            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            if text:
-                found[name.upper()] = text
-        return found
+
+def set_values(settings: BaseSettings) -> dict[str, str]:
+    """The values that are not empty, by their environment names; secrets in the clear."""
+    found: dict[str, str] = {}
+    for name, value in settings:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        if text:
+            found[name.upper()] = text
+    return found

@@ -9,6 +9,8 @@ import orjson
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from gateway.asks import SearchResult
+
 HEARTBEAT = b": still working\n\n"
 # A proxy that buffers would hold the tokens back (nginx reads this header).
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -18,6 +20,25 @@ def event(name: str | None, data: Any) -> bytes:
     """One event with a JSON value as its data, which has no line break of its own; `name` None: a plain message."""
     head = f"event: {name}\n".encode() if name else b""
     return head + b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+async def relay(
+    events: AsyncIterator[str | SearchResult | None],
+    piece: Callable[[str], bytes],
+    end: Callable[[SearchResult], bytes],
+    failed: Callable[[Exception], bytes],
+) -> AsyncIterator[bytes]:
+    """What a search's stream gives (stream.py), as a protocol writes it. An error comes as the last event: by then the
+    status is sent.
+    """
+    try:
+        async for event in events:
+            if event is None:
+                yield HEARTBEAT
+            else:
+                yield end(event) if isinstance(event, SearchResult) else piece(event)
+    except Exception as error:
+        yield failed(error)
 
 
 class _Stream(StreamingResponse):

@@ -68,7 +68,6 @@ class Turn:
     ) -> RequestHalf:
         """What is known before the LLM is asked; `found` None where retrieval failed."""
         ask, origin, index = self.ask, self.origin, self.retriever.index
-        self.items = len(found.items) if found else 0
         return RequestHalf(
             request_id=origin.request_id,
             timestamp=datetime.fromtimestamp(self.began_unix_ns / 1e9, UTC).isoformat(),

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from gateway.trace_context import TraceContext
-from lake.schemas.records import Outcome
+from lake.schemas.records import Operation, Outcome
 from serving.answers import ChatAnswer
 from serving.backends import Backend
-
-Operation = Literal["search", "chat"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from gateway.logs import configure_logs
 from gateway.metrics_peers import WorkerPeers
 from gateway.parts import Config, Parts
 from gateway.resilience_settings import FallbackLLMSettings, ResilienceSettings
-from gateway.settings import GatewaySettings, ProcessLLMSettings
+from gateway.settings import GatewaySettings, ProcessLLMSettings, set_values
 from gateway.supervisor import CLOSE_S, READY
 from gateway.tracing_settings import TracingSettings
 from gateway.worker_settings import WorkerSettings
@@ -61,7 +61,7 @@ def read_config() -> Config:
 
 def process_llm() -> dict[str, str]:
     """`LLM_*`, `LLM_FALLBACK_*` and `OPENAI_*` of the process environment."""
-    return {**ProcessLLMSettings().mapping(), **FallbackLLMSettings().mapping()}
+    return {**set_values(ProcessLLMSettings()), **set_values(FallbackLLMSettings())}
 
 
 class WorkerServer(uvicorn.Server):

@@ -7,8 +7,6 @@ are not read. Invariant: a request that was answered is found, ingested or not, 
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,8 +19,7 @@ from deltalake import DeltaTable
 from ulid import ULID
 
 from lake.errors import InputError
-from lake.journal.frames import MAGIC, Frame, decode_at
-from lake.journal.reader import list_segments, list_workers, parse_payload
+from lake.journal.reader import find, records_of
 from lake.schemas.records import FrameKind
 
 _CLOCK_SLACK = timedelta(seconds=60)  # between the clock that made the id and the one that stamped files
@@ -71,15 +68,17 @@ def find_request(paths: LookupPaths, request_id: str, *, with_feedback: bool = F
     Raises `InputError` where the id is no ULID.
     """
     made = id_time(request_id)
-    halves = _in_journal(paths.journal_dir, request_id, made)
+    halves = find(paths.journal_dir, request_id, made - _CLOCK_SLACK)
     row = _in_table(paths.lake_dir, "requests", request_id, made)
-    known = halves.get(FrameKind.REQUEST) or row
+    known = halves.request or row
     if known is None:
         return None
     stored = known.get("store", known.get("stored")) is not False
-    where = [*(["journal"] if halves else []), *(["lake"] if row else [])]
+    where = [*(["journal"] if halves.request or halves.response else []), *(["lake"] if row else [])]
+    request, response = halves.request, halves.response
     if not stored:
-        halves |= _in_journal(paths.private_journal_dir, request_id, made)
+        private = find(paths.private_journal_dir, request_id, made - _CLOCK_SLACK)
+        request, response = private.request or request, private.response or response
     # The private journal first: where the caller opted out, it alone has the words.
     journals = (paths.journal_dir,) if stored else (paths.private_journal_dir, paths.journal_dir)
     said = _feedback(paths.lake_dir, journals, request_id, made) if with_feedback else []
@@ -88,8 +87,8 @@ def find_request(paths: LookupPaths, request_id: str, *, with_feedback: bool = F
         where=where,
         stored=stored,
         key_id=known.get("key_id"),
-        request=halves.get(FrameKind.REQUEST),
-        response=halves.get(FrameKind.RESPONSE),
+        request=request,
+        response=response,
         row=row,
         feedback=said,
     )
@@ -111,10 +110,8 @@ def request_facts(paths: LookupPaths, request_id: str, now: datetime) -> Request
     made = id_time(request_id)
 
     def journal() -> dict[str, Any] | None:
-        for kind, payload in _frames_with(paths.journal_dir, request_id, made):
-            if kind == FrameKind.REQUEST and payload.get("request_id") == request_id:
-                return payload
-        return None
+        records = records_of(paths.journal_dir, request_id, made - _CLOCK_SLACK)
+        return next((payload for kind, payload, _ in records if kind == FrameKind.REQUEST), None)
 
     def table() -> dict[str, Any] | None:
         return _in_table(paths.lake_dir, "requests", request_id, made)
@@ -124,42 +121,6 @@ def request_facts(paths: LookupPaths, request_id: str, now: datetime) -> Request
     if known is None:
         return None
     return RequestFacts(known.get("store", known.get("stored")) is not False, known.get("key_id"))
-
-
-def _frames_with(root: Path, text: str, since: datetime) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(kind, payload) of the whole frames that hold `text`, in segments written to at or after `since`."""
-    needle = text.encode()
-    oldest = (since - _CLOCK_SLACK).timestamp()
-    for worker in list_workers(root):
-        for segment in list_segments(worker):
-            try:
-                if segment.path.stat().st_mtime < oldest or segment.path.stat().st_size == 0:
-                    continue
-                with segment.path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    yield from _scan(data, needle)
-            except FileNotFoundError:  # retention took it away
-                continue
-
-
-def _scan(data: mmap.mmap, needle: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    at = data.find(needle)
-    while at >= 0:
-        # The magic's bytes never occur in a payload (frames.py), so the last one before the text begins its frame.
-        start = data.rfind(MAGIC, 0, at)
-        frame = decode_at(data, start) if start >= 0 else None
-        if isinstance(frame, Frame):
-            payload = parse_payload(frame)
-            if payload is not None:
-                yield frame.kind, payload
-        at = data.find(needle, frame.end if isinstance(frame, Frame) else at + 1)
-
-
-def _in_journal(root: Path, request_id: str, made: datetime) -> dict[int, dict[str, Any]]:
-    halves: dict[int, dict[str, Any]] = {}
-    for kind, payload in _frames_with(root, request_id, made):
-        if kind in (FrameKind.REQUEST, FrameKind.RESPONSE) and payload.get("request_id") == request_id:
-            halves.setdefault(kind, payload)
-    return halves
 
 
 def _in_table(lake_dir: Path, name: str, request_id: str, made: datetime) -> dict[str, Any] | None:
@@ -181,8 +142,8 @@ def _feedback(lake_dir: Path, journals: tuple[Path, ...], request_id: str, made:
     since = (made - _CLOCK_SLACK).date().isoformat()
     found: dict[str, dict[str, Any]] = {}
     for root in journals:
-        for kind, payload in _frames_with(root, request_id, made):
-            if kind == FrameKind.FEEDBACK and payload.get("request_id") == request_id:
+        for kind, payload, _ in records_of(root, request_id, made - _CLOCK_SLACK):
+            if kind == FrameKind.FEEDBACK:
                 found.setdefault(str(payload.get("feedback_id")), payload)
     for row in _rows(lake_dir, "feedback", (pc.field("date") >= since) & (pc.field("request_id") == request_id)):
         found.setdefault(row["feedback_id"], row)
@@ -191,5 +152,4 @@ def _feedback(lake_dir: Path, journals: tuple[Path, ...], request_id: str, made:
 
 def to_json(found: FoundRequest) -> bytes:
     """The request as JSON; times of the lake's rows become ISO 8601 text."""
-    fields = {name: getattr(found, name) for name in FoundRequest.__dataclass_fields__}
-    return orjson.dumps(fields, option=orjson.OPT_UTC_Z)
+    return orjson.dumps(found, option=orjson.OPT_UTC_Z)

@@ -67,7 +67,7 @@ class CircuitBreaker:
     def answering(self) -> None:
         """The first of an answer has come: enough to let others in again."""
         if self._opened_at is not None:
-            self._opened_at, self._on_trial, self.failures = None, False, 0
+            self.succeeded()
 
     def succeeded(self) -> None:
         """The call was answered, or refused with a reason."""

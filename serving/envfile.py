@@ -6,14 +6,12 @@ LLM_GENERATION). Invariant: a reader sees the old or the new content, whole, and
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from lake.errors import SetupError
-from lake.files import fsync_dir
+from lake.files import write_bytes_atomic
 
 _KEY = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
@@ -54,15 +52,4 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> None:
             raise SetupError(f"{key} can't be written to {path}: a value is one line of text.")
         bare = value == value.strip() and value[:1] not in ("'", '"')
         lines.append(f"{key}={value}\n" if bare else f'{key}="{value}"\n')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write("".join(lines).encode("utf-8"))
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_dir(path.parent)
+    write_bytes_atomic(path, "".join(lines).encode("utf-8"), 0o600)

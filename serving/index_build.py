@@ -66,13 +66,11 @@ def build_index(
     encoder: Encoder,
     index_dir: Path,
     announce: Announce = silent,
-    asked: Sequence[str] = (),
 ) -> IndexManifest:
     """Build (or find) the version and make it `current`. Raises `CatalogError` on an empty catalogue,
     `IndexUnusableError` where the log of built versions is damaged.
 
-    `announce(stage, total)` gives the progress of each stage; `asked`: real questions that the recall of a large index
-    is measured with, beside made ones.
+    `announce(stage, total)` gives the progress of each stage.
     """
     if not len(tools):
         raise CatalogError("The catalogue has no usable entry: an index needs at least one tool.")
@@ -84,7 +82,7 @@ def build_index(
         manifest = _finished(folder, log)
         if manifest is None:
             require_free_disk(index_dir, len(tools) * _BYTES_A_TOOL + (50 << 20), "Building the index")
-            manifest = _build(tools, catalog_version, encoder, index_dir, version, announce, asked)
+            manifest = _build(tools, catalog_version, encoder, index_dir, version, announce)
             log.add("build", version, sha256_file(folder / "manifest.json"), catalog_version=catalog_version)
         _serve(index_dir, version, log)
         _prune(index_dir, version, log)
@@ -138,13 +136,12 @@ def _finished(folder: Path, log: IndexLog) -> IndexManifest | None:
 
 def _build(
     tools: Sequence[Tool], catalog_version: str, encoder: Encoder, index_dir: Path, version: str, announce: Announce,
-    asked: Sequence[str],
 ) -> IndexManifest:  # fmt: skip
     work = index_dir / f".{version}.{secrets.token_hex(4)}.tmp"
     work.mkdir()
     try:
         writer = VersionWriter(work, encoder, index_dir / "cache", announce)
-        writer.write(tools, asked)
+        writer.write(tools)
         assert writer.facts is not None
         manifest = IndexManifest(
             format=INDEX_FORMAT,

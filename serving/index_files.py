@@ -116,9 +116,9 @@ class ToolIndex:
         return np.searchsorted(self.chunk_start, rows, side="right") - 1
 
 
-def index_log(index_dir: Path, path: Path | None = None) -> IndexLog:
-    """The log of built versions: `path`, else beside the versions."""
-    return IndexLog(path or index_dir / "log.jsonl")
+def index_log(index_dir: Path) -> IndexLog:
+    """The log of built versions, beside them."""
+    return IndexLog(index_dir / "log.jsonl")
 
 
 def current_version_dir(index_dir: Path) -> Path:
@@ -225,8 +225,6 @@ def _open(folder: Path, manifest: IndexManifest) -> ToolIndex:
     )
 
 
-def load_index(index_dir: Path, log_path: Path | None = None) -> ToolIndex:
-    """The index in service. `log_path`: the log of built versions, by default beside them. Raises
-    `IndexUnusableError`.
-    """
-    return load_version(current_version_dir(index_dir), index_log(index_dir, log_path))
+def load_index(index_dir: Path) -> ToolIndex:
+    """The index in service. Raises `IndexUnusableError`."""
+    return load_version(current_version_dir(index_dir), index_log(index_dir))

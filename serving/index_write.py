@@ -65,8 +65,8 @@ class VersionWriter:
         self.vector_dtype = ""
         self.facts: AnnFacts | None = None
 
-    def write(self, tools: Sequence[Tool], asked: Sequence[str] = ()) -> None:
-        """All files but the manifest. `asked`: real questions that the recall is measured with too."""
+    def write(self, tools: Sequence[Tool]) -> None:
+        """All files but the manifest."""
         with closing(StringWriter(self._folder / "strings.bin")) as strings:
             with timed(self.seconds, "rows"):
                 self._rows(tools, strings)
@@ -76,7 +76,7 @@ class VersionWriter:
             with timed(self.seconds, "lexical"):
                 self._lexical(stored, strings)
         with timed(self.seconds, "faiss"):
-            self._faiss(stored, asked)
+            self._faiss(stored)
         np.savez(self._folder / "arrays.npz", allow_pickle=False, **self._arrays)
 
     def _rows(self, tools: Sequence[Tool], strings: StringWriter) -> None:
@@ -148,12 +148,11 @@ class VersionWriter:
             names, indptr, idf = write_bm25(terms_of_each, self._folder, kind)
             self._arrays |= {f"{kind}_terms": strings.add(names), f"{kind}_indptr": indptr, f"{kind}_idf": idf}
 
-    def _faiss(self, tools: ToolTable, asked: Sequence[str]) -> None:
+    def _faiss(self, tools: ToolTable) -> None:
         vectors = map_array(self._folder / "vectors.npy")
         bar = self._announce("faiss", self.n_chunks)
         # A small index is searched exactly: nothing to measure.
-        made = realistic_questions(tools, SAMPLED_QUERIES - len(asked[: SAMPLED_QUERIES // 2]))
-        questions = [*asked[: SAMPLED_QUERIES // 2], *made] if self.vector_dtype != "float32" else []
+        questions = realistic_questions(tools, SAMPLED_QUERIES) if self.vector_dtype != "float32" else []
         ann, self.facts = build_ann(vectors, self._encoder.encode_queries(questions))
         write_ann(ann, self._folder / "faiss.index")
         bar.advance(self.n_chunks)

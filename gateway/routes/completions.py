@@ -50,20 +50,21 @@ async def _events(
     request: Request, stream: SearchStream, parts: Parts, model: str, created: int, with_usage: bool
 ) -> AsyncIterator[bytes]:
     yield sse.event(None, chat.first_chunk(model, created, stream.request_id, stream.found))
-    try:
-        async for event in stream.events(parts.settings.stream_heartbeat_s):
-            if event is None:
-                yield sse.HEARTBEAT
-            elif isinstance(event, SearchResult):
-                yield sse.event(None, chat.last_chunk(model, created, event))
-                if with_usage:
-                    yield sse.event(None, chat.usage_chunk(model, created, event))
-                yield b"data: [DONE]\n\n"
-            else:
-                yield sse.event(None, chat.piece_chunk(model, created, stream.request_id, event))
-    except Exception as error:  # as OpenAI's own servers do: the error is an event, and no [DONE] follows
-        fields = error_fields(request, error, parts.metrics)
-        yield sse.event(None, {"error": fields["error"]})
+
+    def end(answered: SearchResult) -> bytes:
+        chunks = [chat.last_chunk(model, created, answered)]
+        if with_usage:
+            chunks.append(chat.usage_chunk(model, created, answered))
+        return b"".join(sse.event(None, chunk) for chunk in chunks) + b"data: [DONE]\n\n"
+
+    async for data in sse.relay(
+        stream.events(parts.settings.stream_heartbeat_s),
+        piece=lambda text: sse.event(None, chat.piece_chunk(model, created, stream.request_id, text)),
+        end=end,
+        # As OpenAI's own servers do: the error is an event, and no [DONE] follows.
+        failed=lambda error: sse.event(None, {"error": error_fields(request, error, parts.metrics)["error"]}),
+    ):
+        yield data
 
 
 @router.get(

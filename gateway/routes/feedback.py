@@ -9,6 +9,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from ulid import ULID
 
+from gateway.asks import check_plain
 from gateway.auth import require_scope
 from gateway.caller import Caller
 from gateway.errors import UnknownRequestError
@@ -35,10 +36,7 @@ def _text(name: str, value: str | None, max_chars: int) -> str | None:
     """NFC, trimmed; None where nothing is left. Raises `InputError`."""
     if value is None:
         return None
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise InputError(f"{name} holds half a character: send UTF-8 text.", field=name)
-    if any(ord(char) < 32 and char not in "\t\n\r" for char in value):
-        raise InputError(f"{name} holds control characters: send plain text.", field=name)
+    check_plain(name, value)
     if len(value) > max_chars:
         raise InputError(f"{name} has {len(value)} characters, at most {max_chars} are allowed.", field=name)
     return nfc(value).strip() or None

@@ -10,7 +10,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from gateway import rendering, sse
-from gateway.asks import SearchAsk, SearchResult, filter_values
+from gateway.asks import SearchAsk, filter_values
 from gateway.auth import require_scope
 from gateway.disconnect import has_gone
 from gateway.parts import Parts
@@ -76,13 +76,10 @@ async def _events(request: Request, stream: SearchStream, parts: Parts) -> Async
     found = stream.found
     head = {"request_id": stream.request_id, "items": rendering.items(found.items), "lang": found.lang}
     yield sse.event("items", head)
-    try:
-        async for event in stream.events(parts.settings.stream_heartbeat_s):
-            if event is None:
-                yield sse.HEARTBEAT
-            elif isinstance(event, SearchResult):
-                yield sse.event("done", rendering.result(event, with_items=False))
-            else:
-                yield sse.event("token", {"text": event})
-    except Exception as error:  # the status is sent already: the problem is the last event
-        yield sse.event("error", error_fields(request, error, parts.metrics))
+    async for data in sse.relay(
+        stream.events(parts.settings.stream_heartbeat_s),
+        piece=lambda text: sse.event("token", {"text": text}),
+        end=lambda answered: sse.event("done", rendering.result(answered, with_items=False)),
+        failed=lambda error: sse.event("error", error_fields(request, error, parts.metrics)),
+    ):
+        yield data

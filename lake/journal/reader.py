@@ -6,15 +6,17 @@ Reads `data/journal/`; writes nothing. Safe beside live writers: a reader sees a
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 import orjson
 
-from lake.journal.frames import HEADER_BYTES, MAX_PAYLOAD_BYTES, Damage, Frame, decode_at, scan
+from lake.journal.frames import HEADER_BYTES, MAGIC, MAX_PAYLOAD_BYTES, Damage, Frame, decode_at, scan
 from lake.journal.segments import LOCK_NAME, SEGMENT_SUFFIX
 from lake.schemas.records import FrameKind
 
@@ -94,23 +96,46 @@ def parse_payload(frame: Frame) -> dict[str, Any] | None:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
-def find(root: Path, request_id: str) -> FoundHalves:
-    """Both halves of a request from whichever worker wrote them; reads every segment, newest worker last."""
-    halves: dict[int, tuple[dict[str, Any], str]] = {}
+def records_of(root: Path, request_id: str, since: datetime | None = None) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """(kind, payload, segment name) of every record of a request: its halves, feedback, reviews; newest worker last.
+    `since`: segments that were written last before that are not read. Only frames that hold the id are parsed.
+    """
     needle = orjson.dumps(request_id)
+    oldest = since.timestamp() if since is not None else 0.0
     for worker in list_workers(root):
         for segment in list_segments(worker):
-            for found in read_segment(segment.path):
-                if (
-                    isinstance(found, Damage)
-                    or found.kind not in (FrameKind.REQUEST, FrameKind.RESPONSE)
-                    or found.kind in halves
-                    or needle not in found.payload
-                ):
+            try:
+                facts = segment.path.stat()
+                if facts.st_mtime < oldest or facts.st_size == 0:
                     continue
-                payload = parse_payload(found)
-                if payload is not None and payload.get("request_id") == request_id:
-                    halves[found.kind] = (payload, segment.name)
+                with segment.path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    for kind, payload in _holding(data, needle):
+                        if payload.get("request_id") == request_id:
+                            yield kind, payload, segment.name
+            except FileNotFoundError:  # retention took it away
+                continue
+
+
+def _holding(data: mmap.mmap, needle: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Kind and payload of the whole frames that hold `needle`."""
+    at = data.find(needle)
+    while at >= 0:
+        # The magic's bytes never occur in a payload (frames.py), so the last one before the text begins its frame.
+        start = data.rfind(MAGIC, 0, at)
+        frame = decode_at(data, start) if start >= 0 else None
+        if isinstance(frame, Frame):
+            payload = parse_payload(frame)
+            if payload is not None:
+                yield frame.kind, payload
+        at = data.find(needle, frame.end if isinstance(frame, Frame) else at + 1)
+
+
+def find(root: Path, request_id: str, since: datetime | None = None) -> FoundHalves:
+    """Both halves of a request from whichever worker wrote them; `since` as in `records_of`."""
+    halves: dict[int, tuple[dict[str, Any], str]] = {}
+    for kind, payload, segment in records_of(root, request_id, since):
+        if kind in (FrameKind.REQUEST, FrameKind.RESPONSE):
+            halves.setdefault(kind, (payload, segment))
     request, response = halves.get(FrameKind.REQUEST), halves.get(FrameKind.RESPONSE)
     return FoundHalves(
         request[0] if request else None,
