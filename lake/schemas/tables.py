@@ -1,6 +1,9 @@
-"""Arrow schemas of the Delta tables below `data/lake/`. Evolution only adds nullable columns.
+"""Arrow schemas of the Delta tables of the lake, and their versions. Evolution only adds nullable columns.
 
-Every table is partitioned by `date` (UTC, `YYYY-MM-DD`), so a day can be read, compacted or erased alone.
+Every table is partitioned by `date` (UTC, `YYYY-MM-DD`), so a day can be read, compacted or erased alone. To add
+a column: append a nullable field to its schema and name it in `ADDED` under the table's next version. A table
+carries the version of the program that wrote to it last in the property `mulle.schemaVersion`; a reader takes
+columns that a table lacks as null, and leaves out those that it does not know.
 """
 
 from __future__ import annotations
@@ -173,6 +176,87 @@ RUNS = pa.schema(
     ]
 )
 
+DATASETS = pa.schema(  # one row a dataset version; written by lake/lineage.py
+    [
+        pa.field("date", pa.string(), nullable=False),
+        pa.field("timestamp", TIMESTAMP, nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("manifest_sha256", pa.string(), nullable=False),
+        pa.field("run_id", pa.string()),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("train", pa.int64(), nullable=False),
+        pa.field("holdout", pa.int64(), nullable=False),
+        pa.field("rejected", pa.int64(), nullable=False),
+        pa.field("counts", pa.string(), nullable=False),  # JSON object, all counts of the manifest
+        pa.field("lake_versions", pa.string(), nullable=False),  # JSON object, table: version
+        pa.field("seed", pa.int64(), nullable=False),
+    ]
+)
+
+ERASURES = pa.schema(  # one row a state that an erasure reached; the newest of an `erasure_id` holds
+    [
+        pa.field("date", pa.string(), nullable=False),
+        pa.field("timestamp", TIMESTAMP, nullable=False),
+        pa.field("erasure_id", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # request | key | session
+        pa.field("subject_sha256", pa.string(), nullable=False),  # of the id asked for, which may be personal
+        pa.field("request_ids", pa.list_(pa.string())),  # what is hidden from readers
+        pa.field("state", pa.string(), nullable=False),  # hidden | removed | proven
+        pa.field("window_days", pa.float64(), nullable=False),
+        pa.field("report", pa.string()),  # JSON object
+    ]
+)
+
+RETRIEVAL_FAILURES = pa.schema(  # the right tool was not among the retrieved ones; for the retriever, not for training
+    [
+        pa.field("date", pa.string(), nullable=False),
+        pa.field("timestamp", TIMESTAMP, nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("lang", pa.string()),
+        pa.field("right_tools", pa.list_(pa.string()), nullable=False),  # catalogue ids
+        pa.field(
+            "hard_negatives",  # what was retrieved instead, by rank
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("id", pa.string()),
+                        pa.field("rank", pa.int32()),
+                        pa.field("score", pa.float64()),
+                    ]
+                )
+            ),
+            nullable=False,
+        ),
+        pa.field("label_source", pa.string(), nullable=False),  # who named the right tool: golden | correction | ...
+        pa.field("index_version", pa.string()),
+        pa.field("embedder", pa.string()),
+    ]
+)
+
+TEACHER_LABELS = pa.schema(
+    [
+        pa.field("date", pa.string(), nullable=False),
+        pa.field("timestamp", TIMESTAMP, nullable=False),
+        pa.field("label_id", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("lang", pa.string()),
+        pa.field("tools", pa.list_(pa.string())),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string()),
+        pa.field("prompt_sha256", pa.string()),
+        pa.field("prompt_tokens", pa.int64()),
+        pa.field("completion_tokens", pa.int64()),
+        pa.field("cost", pa.float64()),  # in the currency of the price settings
+        pa.field("latency_ms", pa.float64()),
+    ]
+)
+
 TABLES: dict[str, pa.Schema] = {
     "requests": REQUESTS,
     "reviews": REVIEWS,
@@ -181,4 +265,47 @@ TABLES: dict[str, pa.Schema] = {
     "rejects": REJECTS,
     "evaluations": EVALUATIONS,
     "runs": RUNS,
+    "datasets": DATASETS,
+    "erasures": ERASURES,
+    "retrieval_failures": RETRIEVAL_FAILURES,
+    "teacher_labels": TEACHER_LABELS,
 }
+
+# What each schema version after the first added: table: {version: columns}.
+ADDED: dict[str, dict[int, tuple[str, ...]]] = {
+    "requests": {
+        2: (
+            "stored", "operation", "streamed", "trace_id", "client_request_id",
+            "categories", "filter_tags", "fallback", "degraded", "first_token_ms",
+        ),
+    },
+    "feedback": {2: ("key_id",)},
+}  # fmt: skip
+
+# Text that people wrote. No statistics of it go into a table's log: they would outlive the erasure of the row.
+FREE_TEXT = frozenset(
+    {
+        "user_query", "llm_response_content", "error", "comment", "corrected_answer", "question", "answer",
+        "original_answer", "golden", "sample", "report", "session_id", "client_request_id",
+    }
+)  # fmt: skip
+
+
+def schema_version(name: str) -> int:
+    """The version of the table's schema that this program writes; 1 is the first."""
+    return max(ADDED.get(name, {}), default=1)
+
+
+def schema_at(name: str, version: int) -> pa.Schema:
+    """The table's schema as an earlier version had it."""
+    later = {column for added, columns in ADDED.get(name, {}).items() if added > version for column in columns}
+    return pa.schema([field for field in TABLES[name] if field.name not in later])
+
+
+def statistics_columns(name: str) -> list[str]:
+    """Columns whose least and greatest values stand in the table's log: neither free text nor lists."""
+    return [
+        field.name
+        for field in TABLES[name]
+        if field.name not in FREE_TEXT and field.name != "date" and not pa.types.is_nested(field.type)
+    ]
