@@ -29,9 +29,9 @@ faiss: Any = _faiss  # its stubs lack what SWIG adds
 FLAT_MAX = 50_000
 GOOD_RECALL = 0.95
 EXACT_SUBSET_MAX = 10_000  # filtered vectors that are compared one by one: about 10 ms of gathering and multiplying
-_OVERSAMPLE = 4  # candidates of an approximate index that are scored exactly, per result asked for
 _MAX_EF = 512  # HNSW: beyond, it visits a tenth of a million vectors and is no quicker than the lists
-_MAX_PROBED = 1 / 16  # IVF: share of the lists; of 2.7 million vectors about 170,000 codes, some 10 ms
+_MAX_PROBED = 1 / 4  # IVF: share of the lists; of 2.7 million vectors 680,000 codes, a fourth of an exact search
+HNSW_MAX = 500_000  # above, a graph takes most of an hour to build on two cores
 _TRAIN_PER_LIST = 40  # FAISS warns below 39
 
 Kind = Literal["flat", "hnsw", "ivf-sq8"]
@@ -54,7 +54,9 @@ class AnnFacts:
 
 def kinds_for(n_vectors: int) -> tuple[Kind, ...]:
     """The kinds to try at this size, in order; the last one is exact."""
-    return ("flat",) if n_vectors <= FLAT_MAX else ("ivf-sq8", "hnsw", "flat")
+    if n_vectors <= FLAT_MAX:
+        return ("flat",)
+    return ("ivf-sq8", "hnsw", "flat") if n_vectors <= HNSW_MAX else ("ivf-sq8", "flat")
 
 
 def stored_dtype(n_vectors: int) -> str:
@@ -182,24 +184,34 @@ def search_ann(
     in a large one FAISS skips the others; where lists or graph hold too few of them, all of `only` are compared.
     """
     query = np.ascontiguousarray(query.reshape(1, -1))
-    if only is not None and len(only) <= max(EXACT_SUBSET_MAX, k):
-        return _rescored(vectors, only, query, k)
-    wanted = min(k if exact else k * _OVERSAMPLE, len(vectors) if only is None else len(only))
     if only is None:
-        scores, ids = index.search(query, wanted)
-    else:
-        allowed = np.zeros(len(vectors), dtype=bool)
-        allowed[only] = True
-        selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        scores, ids = index.search(query, wanted, params=_parameters(index, selector))
+        scores, ids = index.search(query, min(k if exact else _candidates(k), len(vectors)))
+        if exact:  # it finds as many as there are: nothing to check or to copy
+            return ids[0], scores[0]
+        rows = ids[0]
+        return _rescored(vectors, rows if rows[-1] >= 0 else rows[rows >= 0], query, k)
+    if len(only) <= max(EXACT_SUBSET_MAX, k):
+        return _rescored(vectors, only, query, k)
+    allowed = np.zeros(len(vectors), dtype=bool)
+    allowed[only] = True
+    selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    wanted = min(k if exact else _candidates(k), len(only))
+    scores, ids = index.search(query, wanted, params=_parameters(index, selector))
     rows = cast(NDArray[np.int64], ids[0])
     known = rows >= 0
     rows = rows[known]
-    if only is not None and len(rows) < min(k, len(only)):
+    if len(rows) < min(k, len(only)):
         return _rescored(vectors, only, query, k)
     if exact:
         return rows, cast(NDArray[np.float32], scores[0][known])
     return _rescored(vectors, rows, query, k)
+
+
+def _candidates(k: int) -> int:
+    """How many of an approximate index are scored exactly. What 8-bit codes misplace lies a few ranks off: more of
+    them costs time and finds nothing (docs/decisions/0008).
+    """
+    return max(k * 3 // 2, k + 40)
 
 
 def _rescored(

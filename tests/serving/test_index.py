@@ -202,6 +202,7 @@ def test_every_kind_finds_what_the_exact_search_finds(kind: str, tmp_path: Path)
 def test_kinds_by_size() -> None:
     assert kinds_for(1) == kinds_for(50_000) == ("flat",)
     assert kinds_for(50_001) == ("ivf-sq8", "hnsw", "flat")
+    assert kinds_for(500_001) == ("ivf-sq8", "flat")
 
 
 @pytest.mark.parametrize(("reached", "kind"), [({}, "ivf-sq8"), ({"ivf-sq8"}, "hnsw"), ({"ivf-sq8", "hnsw"}, "flat")])

@@ -37,7 +37,7 @@ CALLERS, EACH = 32, 4  # questions a caller asks one after another
 ALONE = 40  # questions of the lone caller, a round
 K = 150  # what the retriever asks for: 50 candidates of three passages
 SPREAD = 0.5  # length of the noise beside a passage's 1: neighbours of a drawn vector are of many passages
-_GROWTH = 1.25  # steps of the bare call's effort
+_GROWTH = 1.05  # steps of the bare call's effort
 _MAX_EF = 4096  # HNSW
 
 
