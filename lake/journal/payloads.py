@@ -200,6 +200,8 @@ def review_row(payload: Mapping[str, Any], segment: str, seq: int, ignored: Coun
         row[name] = fields.text(name)
     row |= {"request_id": fields.text_or_none("request_id"), "segment": segment, "seq": seq}
     row |= {"tools": fields.texts("tools"), "also": fields.texts("also")}
+    for name in ("original_answer", "original_model", "original_adapter", "original_request_id", "source"):
+        row[name] = fields.text_or_none(name)
     fields.count_unknown(ignored)
     return row
 

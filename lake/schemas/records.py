@@ -1,7 +1,8 @@
-"""Journal payloads. Version 2; later versions only add fields with defaults (readers accept the earlier ones).
+"""Journal payloads. Version 3; later versions only add fields with defaults (readers accept the earlier ones).
 
 Version 2 added, to requests: store, operation, streamed, trace_id, client_request_id, categories, filter_tags; to
-responses: fallback, degraded, first_token_ms; to feedback: key_id.
+responses: fallback, degraded, first_token_ms; to feedback: key_id. Version 3 added, to
+reviews: original_* (what the review corrects), source.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 
 Operation = Literal["search", "chat"]
 Outcome = Literal["answered", "llm_error", "llm_timeout", "no_llm", "client_gone", "aborted"]
@@ -126,6 +127,11 @@ class ReviewRecord:
     request_id: str | None = None
     tools: list[str] = field(default_factory=list[str])  # ids that the answer names; empty: no suitable tool
     also: list[str] = field(default_factory=list[str])  # ids that would be right too
+    original_answer: str | None = None  # what the model had answered; None where it is not known
+    original_model: str | None = None
+    original_adapter: str | None = None
+    original_request_id: str | None = None  # the request that was answered so; set too where it goes by question
+    source: str = ""  # how it came: api, page, jsonl, csv, argilla, label-studio
     version: int = RECORD_VERSION
 
     def payload(self) -> dict[str, Any]:

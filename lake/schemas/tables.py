@@ -98,6 +98,12 @@ REVIEWS = pa.schema(
         pa.field("segment", pa.string(), nullable=False),
         pa.field("seq", pa.int64(), nullable=False),
         pa.field("record_version", pa.int32(), nullable=False),
+        # record version 3: what the review corrects, and who had answered so
+        pa.field("original_answer", pa.string()),
+        pa.field("original_model", pa.string()),
+        pa.field("original_adapter", pa.string()),
+        pa.field("original_request_id", pa.string()),
+        pa.field("source", pa.string()),  # api, page, jsonl, csv, argilla, label-studio
     ]
 )
 
@@ -280,6 +286,7 @@ ADDED: dict[str, dict[int, tuple[str, ...]]] = {
         ),
     },
     "feedback": {2: ("key_id",)},
+    "reviews": {2: ("original_answer", "original_model", "original_adapter", "original_request_id", "source")},
 }  # fmt: skip
 
 # Text that people wrote. No statistics of it go into a table's log: they would outlive the erasure of the row.

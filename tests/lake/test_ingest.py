@@ -219,3 +219,15 @@ def test_fields_of_a_later_version_are_counted_and_a_later_version_stops_the_run
         ingest(paths, NOW)
     held = list((paths.data_dir / "quarantine").rglob("*.json"))
     assert len(held) == 3
+
+
+def test_a_review_keeps_what_it_corrects_and_older_ones_are_read(paths: LakeSettings) -> None:
+    with JournalWriter(paths.journal_dir, role="t") as writer:
+        said = {"original_answer": "추천: Trello", "original_model": "m", "original_adapter": "a1", "source": "api"}
+        put(writer, FrameKind.REVIEW, review(1, original_request_id="q1", **said))
+        old = {key: value for key, value in review(2).items() if not key.startswith(("original", "source"))}
+        put(writer, FrameKind.REVIEW, old | {"version": 2})
+    ingest(paths, NOW)
+    new, before = rows(paths, "reviews")
+    assert {key: new[key] for key in said} == said and new["original_request_id"] == "q1"
+    assert before["original_answer"] is None and before["record_version"] == 2
