@@ -20,11 +20,12 @@ MIN_NAME_CHARS = 3  # shorter names (R, Go, C) are words of other texts too ofte
 _SENTENCE_SIGNS = ".,;:!?。、"
 
 
-def _same(name: str) -> str:
+def comparable_name(name: str) -> str:
+    """One line, case folded: names that differ only so are the same."""
     return one_line(name).casefold()
 
 
-def _url(url: str) -> str:
+def comparable_url(url: str) -> str:
     """Comparable form: scheme and host in lower case, no slash at the end."""
     bare = clean_url(url).rstrip("/").rstrip(_SENTENCE_SIGNS)
     scheme, separator, rest = bare.partition("://")
@@ -69,18 +70,20 @@ def grounded(
     the prompt (or the question in it) names it too.
     """
     shown = [item for item in retrieved if item.id in set(shown_ids)]
-    urls = {_url(item.url) for item in shown if item.url}
-    if any(_url(found) not in urls for found in find_urls(answer)):
+    urls = {comparable_url(item.url) for item in shown if item.url}
+    if any(comparable_url(found) not in urls for found in find_urls(answer)):
         return False, "ungrounded"
     parsed = house_style.parse(answer)
     if parsed is not None and parsed.name is not None:
-        own = [item for item in shown if _same(item.name) == _same(parsed.name)]
+        own = [item for item in shown if comparable_name(item.name) == comparable_name(parsed.name)]
         if not own:
-            elsewhere = any(_same(item.name) == _same(parsed.name) for item in retrieved)
+            elsewhere = any(comparable_name(item.name) == comparable_name(parsed.name) for item in retrieved)
             return False, "not_shown" if elsewhere else "ungrounded"
-        if parsed.url is not None and _url(parsed.url) not in {_url(item.url) for item in own}:
+        if parsed.url is not None and comparable_url(parsed.url) not in {comparable_url(item.url) for item in own}:
             return False, "ungrounded"
-    elif parsed is None and not any(_same(item.name) in _same(answer) for item in shown if item.name):
+    elif parsed is None and not any(
+        comparable_name(item.name) in comparable_name(answer) for item in shown if item.name
+    ):
         return False, "ungrounded"
     shown_names = {one_line(item.name) for item in shown}
     foreign = named_tools(answer, known_names) - shown_names
