@@ -30,6 +30,7 @@ from lake.journal.index import ID_FIELD, Entry, WorkerIndex, index_worker
 from lake.journal.payloads import PayloadError, Row, feedback_row, request_row, response_fields, review_row
 from lake.journal.reader import list_workers, parse_payload, read_frame
 from lake.ledger import TABLE_KINDS, Ledger, audit, dropped_id, marker_id
+from lake.location import LakeDir
 from lake.tables import added_rows, append, existing, open_table
 
 MAX_ROWS = 20_000  # of one commit; a 20,000-row append takes 0.25 s (measured)
@@ -48,7 +49,7 @@ class IngestPaths(Protocol):
     def journal_dir(self) -> Path: ...
 
     @property
-    def lake_dir(self) -> Path: ...
+    def lake_dir(self) -> LakeDir: ...
 
 
 @dataclass(slots=True)
@@ -146,7 +147,7 @@ def _note_pending(index: WorkerIndex, now: datetime, report: IngestReport) -> No
     report.oldest_pending_s = max(age_s, report.oldest_pending_s or 0.0)
 
 
-def _ingest_table(lake_dir: Path, quarantine_dir: Path, index: WorkerIndex, name: str, report: IngestReport) -> None:
+def _ingest_table(lake_dir: LakeDir, quarantine_dir: Path, index: WorkerIndex, name: str, report: IngestReport) -> None:
     pending = index.pending() if name == "requests" else None
     ready = index.entries[TABLE_KINDS[name]]
     if pending is not None:

@@ -19,6 +19,7 @@ from deltalake import DeltaTable
 from lake.journal.index import WorkerIndex, index_worker
 from lake.journal.quarantine import kept
 from lake.journal.reader import list_workers
+from lake.location import LakeDir
 from lake.schemas.records import FrameKind
 from lake.tables import open_table
 
@@ -90,7 +91,7 @@ class Audit:
         return total
 
 
-def audit(journal_dir: Path, lake_dir: Path, quarantine_dir: Path) -> Audit:
+def audit(journal_dir: Path, lake_dir: LakeDir, quarantine_dir: Path) -> Audit:
     """Count everything anew. The tables are read first, so whatever they hold is in the segments read
     after.
     """

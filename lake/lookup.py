@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable
 from ulid import ULID
 
 from lake.errors import InputError
 from lake.journal.reader import find, records_of
+from lake.location import LakeDir
 from lake.schemas.records import FrameKind
+from lake.tables import existing_table
 
 _CLOCK_SLACK = timedelta(seconds=60)  # between the clock that made the id and the one that stamped files
 _LONGEST_REQUEST = timedelta(hours=2)  # the deadline's own limit is one hour
@@ -37,7 +38,7 @@ class LookupPaths(Protocol):
     def private_journal_dir(self) -> Path: ...
 
     @property
-    def lake_dir(self) -> Path: ...
+    def lake_dir(self) -> LakeDir: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +124,21 @@ def request_facts(paths: LookupPaths, request_id: str, now: datetime) -> Request
     return RequestFacts(known.get("store", known.get("stored")) is not False, known.get("key_id"))
 
 
-def _in_table(lake_dir: Path, name: str, request_id: str, made: datetime) -> dict[str, Any] | None:
+def _in_table(lake_dir: LakeDir, name: str, request_id: str, made: datetime) -> dict[str, Any] | None:
     days = {(made + step).date().isoformat() for step in (-_CLOCK_SLACK, timedelta(), _LONGEST_REQUEST)}
     rows = _rows(lake_dir, name, pc.field("date").isin(pa.array(sorted(days))) & (pc.field("request_id") == request_id))
     return rows[0] if rows else None
 
 
-def _rows(lake_dir: Path, name: str, wanted: Any) -> list[dict[str, Any]]:
-    path = lake_dir / name
-    if not DeltaTable.is_deltatable(str(path)):
+def _rows(lake_dir: LakeDir, name: str, wanted: Any) -> list[dict[str, Any]]:
+    table = existing_table(lake_dir, name)
+    if table is None:
         return []
-    table: Any = DeltaTable(path).to_pyarrow_dataset().to_table(filter=wanted)
-    return table.to_pylist()
+    rows: Any = table.to_pyarrow_dataset().to_table(filter=wanted)
+    return rows.to_pylist()
 
 
-def _feedback(lake_dir: Path, journals: tuple[Path, ...], request_id: str, made: datetime) -> list[dict[str, Any]]:
+def _feedback(lake_dir: LakeDir, journals: tuple[Path, ...], request_id: str, made: datetime) -> list[dict[str, Any]]:
     """Feedback on a request, oldest first; what is in the journal and in the lake is shown once."""
     since = (made - _CLOCK_SLACK).date().isoformat()
     found: dict[str, dict[str, Any]] = {}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lake.errors import SetupError
+from lake.location import LakeDir, parse_location, s3_options
 
 
 class LakeSettings(BaseSettings):
@@ -16,6 +17,19 @@ class LakeSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MULLE_", frozen=True, extra="ignore")
 
     data_dir: Path = Field(default=Path("data"), description="Folder of journal, lake, datasets, index and run files.")
+    lake_uri: str = Field(
+        default="", description="Where the tables lie: a folder or s3://bucket/prefix; empty: lake/ in the data folder."
+    )
+    lake_s3_endpoint: str = Field(
+        default="", description="URL of the S3 server of the lake; empty: AWS_ENDPOINT_URL, else Amazon's."
+    )
+    lake_s3_region: str = Field(default="", description="Region of the lake's bucket; empty: AWS_REGION.")
+    lake_s3_key_id: SecretStr = Field(
+        default=SecretStr(""), description="Access key id for the lake's bucket; empty: the AWS_* variables."
+    )
+    lake_s3_secret: SecretStr = Field(
+        default=SecretStr(""), description="Secret access key for the lake's bucket; empty: the AWS_* variables."
+    )
     models_dir: Path = Field(default=Path("models"), description="Folder of base models, adapters and GGUF files.")
 
     opt_out_days: float = Field(
@@ -39,8 +53,12 @@ class LakeSettings(BaseSettings):
         return self.data_dir / "private-journal"
 
     @property
-    def lake_dir(self) -> Path:
-        return self.data_dir / "lake"
+    def lake_dir(self) -> LakeDir:
+        """The folder of the tables, or their place on S3. Raises `SetupError` for an address that is neither."""
+        if not self.lake_uri:
+            return self.data_dir / "lake"
+        key, secret = self.lake_s3_key_id.get_secret_value(), self.lake_s3_secret.get_secret_value()
+        return parse_location(self.lake_uri, s3_options(self.lake_s3_endpoint, self.lake_s3_region, key, secret))
 
     @property
     def datasets_dir(self) -> Path:

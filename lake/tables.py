@@ -1,98 +1,91 @@
-"""The Delta tables below `data/lake/<name>`: created with an explicit schema, appended to, read at a version.
+"""The Delta tables of the lake, `<lake>/<name>`: created with an explicit schema, appended to, read at a version.
 
-Reads and writes `lake_dir`. Invariants: nothing is inferred, a row with an unknown column is refused; an
-append is durable on return; a lost race (`CommitConflictError`: nothing was written, read again and decide)
+Reads and writes `lake_dir`, a local folder or a place on S3. Invariants: nothing is inferred, a row with an
+unknown column is refused; what is read has this version's columns whatever the table has (absent ones are null);
+an append is durable on return; a lost race (`CommitConflictError`: nothing was written, read again and decide)
 is never mixed up with an unknown outcome (`CommitUnknownError`: it may have been written).
 """
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, cast
-from urllib.parse import unquote
+from typing import Any
 
 import duckdb
-import orjson
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import (
-    CommitProperties,
-    DeltaTable,
-    Field,
-    Schema,
-    Transaction,
-    WriterProperties,
-    write_deltalake,
-)
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
 from ulid import ULID
 
 from lake.errors import CommitConflictError, CommitUnknownError, IngestError, SetupError
-from lake.files import fsync_dir
+from lake.evolution import HOOKS, PARTITION_COLUMN, create, mend, widen
+from lake.location import LakeDir, Location
 from lake.schemas.tables import TABLES
+from lake.storage import actions, load, make_durable, polars_options, read_commit
 
-PARTITION_COLUMN = "date"
 _COMMIT_KEY = "mulleCommit"  # in the commit's metadata: tells our commit from another's when an error hides it
-_ZSTD = WriterProperties(compression="ZSTD", compression_level=3)
+# A row of requests is some 5 KB of text: a row group is about 150 MB of it, and its statistics skip by request id.
+WRITER = WriterProperties(compression="ZSTD", compression_level=3, max_row_group_size=32_768)
 _OPEN_TRIES = 20
 _APPEND_TRIES = 20
 
 
-def open_table(lake_dir: Path, name: str) -> DeltaTable:
+def open_table(lake_dir: LakeDir, name: str) -> DeltaTable:
     """The newest snapshot; creates the table, and adds nullable columns that the schema gained. Safe to
     retry.
 
-    Raises `SetupError` where the table on disk is not one that this version can write.
+    Raises `SetupError` where the table is not one that this version can write, or can't be reached.
     """
-    path, schema = lake_dir / name, TABLES[name]
-    error: Exception | None = None
+    location, error = lake_dir / name, None
+    mended = False
     for _ in range(_OPEN_TRIES):
         try:
-            if not DeltaTable.is_deltatable(str(path)):
-                path.mkdir(parents=True, exist_ok=True)
-                # No retries: the loser of a race would commit a second table definition as version 1 (measured).
-                DeltaTable.create(
-                    path,
-                    schema=Schema.from_arrow(schema),
-                    mode="ignore",
-                    partition_by=[PARTITION_COLUMN],
-                    commit_properties=CommitProperties(max_commit_retries=0),
-                )
-            table = DeltaTable(path)
-            if _added(table, schema, path):
-                continue
-            return table
-        except (CommitFailedError, TableNotFoundError) as raced:  # another process creates or extends it
+            table = load(location)
+            if not widen(table, name, location):
+                return table
+        except TableNotFoundError as missing:
+            error = missing
+            _create(location, name)
+        except CommitFailedError as raced:  # another process widens it
             error = raced
         except (OSError, DeltaError) as broken:
-            raise SetupError(f"The table at {path} can't be opened ({_short(broken)}): check the disk.") from broken
-    raise SetupError(f"The table at {path} can't be created ({_short(error)}): check the disk.") from error
+            if not mended and mend(location):
+                mended = True
+                continue
+            raise SetupError(f"The table at {location} can't be opened ({_short(broken)}): {_CHECK}.") from broken
+    raise SetupError(f"The table at {location} can't be created ({_short(error)}): {_CHECK}.") from error
 
 
-def _added(table: DeltaTable, schema: pa.Schema, path: Path) -> bool:
-    """Add what the table lacks; True where something was added."""
-    want = pa.schema(Schema.from_arrow(schema).to_arrow())
-    have = pa.schema(table.schema().to_arrow())
-    missing = [field for field in want if field.name not in have.names]
-    wrong = [field.name for field in want if field.name in have.names and have.field(field.name).type != field.type]
-    wrong += [field.name for field in missing if not field.nullable]
-    wrong += [name for name in have.names if name not in want.names]
-    if wrong:
-        raise SetupError(
-            f"The table at {path} has other columns than this version writes ({', '.join(sorted(wrong))}): "
-            "use the version of Mulle that wrote it, or move the folder away.",
-            columns=wrong,
-        )
-    if missing:
-        fields = {field.name: field for field in Schema.from_arrow(schema).fields}
-        table.alter.add_columns([cast("Field", fields[field.name]) for field in missing])
-    return bool(missing)
+_CHECK = "check the disk, or the address and keys of the S3 server"
+
+
+def _create(location: Location, name: str) -> None:
+    try:
+        create(location, name)
+    except (CommitFailedError, TableNotFoundError):  # another process was first
+        pass
+    except (OSError, DeltaError) as broken:
+        raise SetupError(f"The table at {location} can't be created ({_short(broken)}): {_CHECK}.") from broken
+
+
+def existing_table(lake_dir: LakeDir, name: str, version: int | None = None) -> DeltaTable | None:
+    """The table as it is, for reading; None where there is none yet. Writes nothing.
+
+    Raises `SetupError` where it can't be read, also where that version is gone.
+    """
+    location = lake_dir / name
+    try:
+        return load(location, version)
+    except TableNotFoundError:
+        return None
+    except (OSError, DeltaError) as broken:
+        at = "" if version is None else f" at version {version}"
+        raise SetupError(f"The table at {location} can't be read{at} ({_short(broken)}): {_CHECK}.") from broken
 
 
 def to_arrow(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -125,7 +118,7 @@ def _require_values(name: str, data: pa.Table) -> None:
 
 
 def append(
-    lake_dir: Path,
+    lake_dir: LakeDir,
     name: str,
     rows: Sequence[Mapping[str, Any]] | pa.Table,
     *,
@@ -167,7 +160,7 @@ def append(
 
 
 def _commit(
-    lake_dir: Path,
+    lake_dir: LakeDir,
     name: str,
     data: pa.Table,
     snapshot: DeltaTable,
@@ -183,7 +176,14 @@ def _commit(
         app_transactions=[Transaction(app, version) for app, version in (txns or {}).items()] or None,
     )
     try:
-        write_deltalake(snapshot, data, mode="append", writer_properties=_ZSTD, commit_properties=properties)
+        write_deltalake(
+            snapshot,
+            data,
+            mode="append",
+            writer_properties=WRITER,
+            commit_properties=properties,
+            post_commithook_properties=HOOKS,
+        )
     except SchemaMismatchError as error:
         raise IngestError(f"The data does not fit the table {name} ({_short(error)}): fix the caller.") from error
     except (DeltaError, OSError) as error:
@@ -194,17 +194,17 @@ def _commit(
     return version
 
 
-def _resolve(path: Path, name: str, base: int, commit_id: str, error: Exception) -> int:
+def _resolve(location: Location, name: str, base: int, commit_id: str, error: Exception) -> int:
     """The version of our commit where it stands in spite of `error`; else raises what happened."""
     try:
-        newest = DeltaTable(path).version()
+        newest = load(location).version()
         for version in range(base + 1, newest + 1):
-            if commit_id in _log_file(path, version).read_text("utf-8"):
+            if commit_id.encode() in read_commit(location, version):
                 return version
     except (DeltaError, OSError) as unreadable:
         raise CommitUnknownError(
             f"It is not known whether rows reached the table {name} ({_short(error)}; reading back: "
-            f"{_short(unreadable)}): check the disk, then run it again.",
+            f"{_short(unreadable)}): {_CHECK}, then run it again.",
             table=name,
         ) from error
     if newest > base:
@@ -212,46 +212,26 @@ def _resolve(path: Path, name: str, base: int, commit_id: str, error: Exception)
             f"Another process wrote the table {name} first; nothing was written: run it again.", table=name
         ) from error
     raise IngestError(
-        f"The table {name} can't be written ({_short(error)}): free some space or check the disk, then run it again.",
+        f"The table {name} can't be written ({_short(error)}): free some space or {_CHECK}, then run it again.",
         table=name,
     ) from error
 
 
-def _log_file(path: Path, version: int) -> Path:
-    return path / "_delta_log" / f"{version:020d}.json"
-
-
-def _make_durable(path: Path, version: int) -> None:
-    """fsync what a commit added: Delta's local store renames into place but never syncs (measured)."""
-    log = _log_file(path, version)
-    folders = {path, log.parent}
+def _make_durable(location: Location, version: int) -> None:
     try:
-        for line in log.read_bytes().splitlines():
-            if added := orjson.loads(line).get("add"):
-                file = path / unquote(added["path"])
-                folders.add(file.parent)
-                _fsync(file)
-        _fsync(log)
-        for folder in folders:
-            fsync_dir(folder)
+        make_durable(location, version)
     except OSError as error:
         raise CommitUnknownError(
-            f"Version {version} of {path} is written but may not survive a power cut ({_short(error)}): "
+            f"Version {version} of {location} is written but may not survive a power cut ({_short(error)}): "
             "check the disk, then run it again.",
-            table=path.name,
+            table=location.name,
         ) from error
 
 
-def _fsync(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
-
-
-def added_rows(lake_dir: Path, name: str, version: int) -> int:
+def added_rows(lake_dir: LakeDir, name: str, version: int) -> int:
     """Rows that the commit of `version` added, as Delta's log counts them."""
-    for line in _log_file(lake_dir / name, version).read_bytes().splitlines():
-        if info := orjson.loads(line).get("commitInfo"):
-            return int(info["operationMetrics"]["num_added_rows"])
+    for info in actions(lake_dir / name, version, "commitInfo"):
+        return int(info["operationMetrics"]["num_added_rows"])
     raise IngestError(f"Version {version} of the table {name} has no commit info: check the disk.")
 
 
@@ -266,26 +246,42 @@ def existing(table: DeltaTable, column: str, values: set[str]) -> set[str]:
     return set(found.column(column).to_pylist())
 
 
-def table_version(lake_dir: Path, name: str) -> int:
+def table_version(lake_dir: LakeDir, name: str) -> int:
     """The newest version; creates the table where there is none."""
     return open_table(lake_dir, name).version()
 
 
-def scan(lake_dir: Path, name: str, version: int | None = None) -> pl.LazyFrame:
-    """The table as a polars LazyFrame at a version (default: the newest)."""
-    if version is None:
-        version = table_version(lake_dir, name)
-    return pl.scan_delta(str(lake_dir / name), version=version)
+def scan(lake_dir: LakeDir, name: str, version: int | None = None) -> pl.LazyFrame:
+    """The table as a polars LazyFrame at a version (default: the newest), with this version's columns."""
+    table = _table(lake_dir, name, version)
+    frame = pl.scan_delta(table, storage_options=polars_options(lake_dir / name))
+    have = {field.name for field in table.schema().fields}
+    wanted = pl.DataFrame(TABLES[name].empty_table()).schema
+    return frame.select(
+        pl.col(column) if column in have else pl.lit(None, dtype).alias(column) for column, dtype in wanted.items()
+    )
+
+
+def dataset(lake_dir: LakeDir, name: str, version: int | None = None) -> Any:
+    """The table as a pyarrow dataset at a version (default: the newest), with this version's columns."""
+    found: Any = _table(lake_dir, name, version).to_pyarrow_dataset()
+    return found.replace_schema(TABLES[name])
 
 
 def relation(
-    connection: duckdb.DuckDBPyConnection, lake_dir: Path, name: str, version: int | None = None
+    connection: duckdb.DuckDBPyConnection, lake_dir: LakeDir, name: str, version: int | None = None
 ) -> duckdb.DuckDBPyRelation:
     """The table as a DuckDB relation of `connection` at a version; filters and columns are pushed down."""
+    return connection.from_arrow(dataset(lake_dir, name, version))
+
+
+def _table(lake_dir: LakeDir, name: str, version: int | None) -> DeltaTable:
     if version is None:
-        version = table_version(lake_dir, name)
-    dataset = DeltaTable(lake_dir / name, version=version).to_pyarrow_dataset()
-    return connection.from_arrow(dataset)
+        return open_table(lake_dir, name)
+    table = existing_table(lake_dir, name, version)
+    if table is None:
+        raise SetupError(f"There is no table at {lake_dir / name}: run the flow that writes it first.")
+    return table
 
 
 def _short(error: Exception | None) -> str:

@@ -22,6 +22,7 @@ from flows.steps.build_rows import BuildConfig, cap_clusters, judge, limit_synth
 from lake.dataset import Dataset, verify, write_dataset
 from lake.errors import DatasetError
 from lake.files import canonical_json, sha256_bytes
+from lake.location import LakeDir
 from lake.progress import Progress
 from lake.prompt import PromptBuilder
 from lake.rules.label import (
@@ -81,7 +82,7 @@ def _one_build_at_a_time(datasets_dir: Path) -> Iterator[None]:
         yield
 
 
-def _read(lake_dir: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
+def _read(lake_dir: LakeDir) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
     versions = {name: table_version(lake_dir, name) for name in SOURCES}
     tables = {name: scan(lake_dir, name, versions[name]).collect().to_dicts() for name in SOURCES}
     return tables, versions
@@ -96,7 +97,7 @@ def _names(tables: Mapping[str, Sequence[Mapping[str, Any]]], catalog_names: Seq
 
 
 def run_build(
-    lake_dir: Path,
+    lake_dir: LakeDir,
     datasets_dir: Path,
     test_file: Path | None,
     builder: PromptBuilder,

@@ -23,6 +23,7 @@ from flows.steps.metrics import Scores, aggregate, flips, score_answer
 from flows.steps.named_tools import ToolNames
 from lake.errors import BackendError, DatasetError
 from lake.files import canonical_json, sha256_bytes, write_json_atomic
+from lake.location import LakeDir
 from lake.progress import Progress
 from lake.prompt import Prompt, PromptBuilder
 from lake.schemas.records import RetrievedItem
@@ -155,7 +156,7 @@ def run_evaluate(
     adapter_id: str | None,
     run_id: str,
     out_file: Path,
-    lake_dir: Path | None,
+    lake_dir: LakeDir | None,
     progress: Progress,
     test_sha256: str = "",
     limit: int | None = None,

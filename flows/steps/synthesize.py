@@ -26,6 +26,7 @@ from flows.steps.synthesis_filter import CatalogNames, check_pair, house_answer
 from flows.steps.synthesis_llm import AnswerCache, ChatClient, ask_all
 from lake.errors import BackendError, InputError, QuestionError
 from lake.files import canonical_json, sha256_bytes
+from lake.location import LakeDir
 from lake.progress import Progress
 from lake.prompt import PromptBuilder
 from lake.rules.cluster import near_pairs
@@ -207,7 +208,7 @@ def _stored(item: RetrievedItem) -> dict[str, Any]:
     return asdict(item) | {"scores": scores}
 
 
-def _store(lake_dir: Path, run_id: str, rows: Sequence[Mapping[str, Any]], rejects: Sequence[Reject]) -> int:
+def _store(lake_dir: LakeDir, run_id: str, rows: Sequence[Mapping[str, Any]], rejects: Sequence[Reject]) -> int:
     """Append what this run has not stored yet; the number of new rows."""
     own = pl.col("run_id") == run_id
     there = scan(lake_dir, "synthetic").filter(own).select("synthetic_id").collect()
@@ -240,7 +241,7 @@ def _store(lake_dir: Path, run_id: str, rows: Sequence[Mapping[str, Any]], rejec
 
 
 def run_synthesize(
-    lake_dir: Path,
+    lake_dir: LakeDir,
     cache_dir: Path,
     run_id: str,
     tools: Sequence[Tool],
