@@ -37,6 +37,7 @@ from lake.files import canonical_json, fsync_dir, require_free_disk, sha256_byte
 from lake.rules.certificate import SideRows, certify
 from lake.rules.render import RenderedRow, conversational, plain
 from lake.schemas.rows import Reject
+from lake.withdrawn import require_kept
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "holdout")
@@ -212,7 +213,10 @@ def _broken(path: Path, why: str) -> DatasetError:
 
 
 def read_dataset(path: Path) -> Dataset:
-    """Open a version and check every file's size and sha256. Raises `DatasetError`, which says what to do."""
+    """Open a version and check every file's size and sha256. Raises `DatasetError`, which says what to do, among them
+    `WithdrawnError` where rows of it were erased.
+    """
+    require_kept(path)
     if not path.is_dir():
         raise DatasetError(f"There is no dataset at {path}: run the build first.", path=str(path))
     try:

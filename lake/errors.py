@@ -5,6 +5,8 @@
     │   ├── QuestionError      empty, over-long or non-text question
     │   ├── CatalogError       a catalogue that can't be read at all
     │   ├── DatasetError       a dataset that is missing, empty or does not match its manifest
+    │   │   └── WithdrawnError it holds rows that were erased: build again (HTTP 410)
+    │   ├── UnknownSubjectError  nothing of that request, key or session is kept here (HTTP 404)
     │   └── AdapterError       an adapter that must not be loaded
     ├── SetupError             the machine or the settings are not ready (exit code 2)
     │   ├── PortInUseError
@@ -21,6 +23,7 @@
     │   ├── BackendSuspended   it failed too often and is left alone for a while (HTTP 503)
     │   ├── BackendBadAnswer   not a chat completion
     │   └── BackendRefused     key, model name or prompt length
+    ├── ErasureError           something of what was erased is still on the disk
     ├── TrainingError          training ended without a usable adapter
     └── GateError              a candidate may not be promoted
 
@@ -59,6 +62,16 @@ class CatalogError(InputError):
 
 class DatasetError(InputError):
     code = "invalid_dataset"
+
+
+class WithdrawnError(DatasetError):
+    code = "dataset_withdrawn"
+    status = 410
+
+
+class UnknownSubjectError(InputError):
+    code = "unknown_subject"
+    status = 404
 
 
 class AdapterError(InputError):
@@ -113,6 +126,10 @@ class BackendOverloaded(BackendError):
 class BackendSuspended(BackendError):
     code = "llm_suspended"
     status = 503
+
+
+class ErasureError(MulleError):
+    code = "erasure_unproven"
 
 
 class TrainingError(MulleError):

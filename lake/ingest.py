@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from deltalake import DeltaTable
 
+from lake.erased_ids import ErasedIds, erased_ids
 from lake.errors import CommitConflictError, CommitUnknownError, IngestError
 from lake.journal import quarantine
 from lake.journal.frames import Damage
@@ -94,7 +95,7 @@ class _Decision:
 
     rows: list[Row] = field(default_factory=list[Row])
     row_frames: int = 0
-    dropped: Counter[str] = field(default_factory=Counter[str])  # by segment, reason duplicate_id
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])  # by reason and segment
     bad: list[tuple[Entry, str]] = field(default_factory=list[tuple[Entry, str]])
     ignored: Counter[str] = field(default_factory=Counter[str])
 
@@ -160,7 +161,8 @@ def _ingest_table(lake_dir: LakeDir, quarantine_dir: Path, index: WorkerIndex, n
         if not todo:
             return
         batch = _first(todo)
-        decision = _decide(table, name, batch)
+        # Read after the snapshot: an erasure that is recorded later commits to this table too, so this batch conflicts.
+        decision = _decide(table, name, batch, erased_ids(lake_dir))
         for entry, reason in decision.bad:  # before the commit that passes them
             if quarantine.keep(quarantine_dir, entry.segment, entry.offset, entry.size, reason):
                 report.quarantine_reasons[reason] += 1
@@ -168,8 +170,8 @@ def _ingest_table(lake_dir: LakeDir, quarantine_dir: Path, index: WorkerIndex, n
         for entry in batch:
             if entry.offset >= txns.get(marker_id(entry.segment.name), marks[entry.segment.name]):
                 raise IngestError(f"{entry.segment.name}: no mark passes byte {entry.offset}; this is a bug.")
-        for segment, count in decision.dropped.items():
-            app_id = dropped_id("duplicate_id", segment)
+        for (reason, segment), count in decision.dropped.items():
+            app_id = dropped_id(reason, segment)
             txns[app_id] = (table.transaction_version(app_id) or 0) + count
         try:
             version = append(lake_dir, name, decision.rows, table=table, txns=txns)
@@ -193,8 +195,8 @@ def _book(report: IngestReport, name: str, decision: _Decision, added: int) -> N
     report.rows_added[name] += added
     report.run.journalled += decision.row_frames + decision.dropped.total() + len(decision.bad)
     report.run.ingested += decision.row_frames + (added - len(decision.rows))
-    report.run.dropped["duplicate_id"] += decision.dropped.total()
-    report.run.dropped += Counter()
+    for (reason, _), count in decision.dropped.items():
+        report.run.dropped[reason] += count
     report.run.quarantined += len(decision.bad)
     report.ignored_fields += decision.ignored
 
@@ -224,12 +226,15 @@ def _marks_after(index: WorkerIndex, marks: Mapping[str, int], following: Entry 
     return txns
 
 
-def _decide(table: DeltaTable, name: str, batch: Sequence[Entry]) -> _Decision:
+def _decide(table: DeltaTable, name: str, batch: Sequence[Entry], erased: ErasedIds) -> _Decision:
     decision = _Decision()
     seen = existing(table, ID_FIELD[TABLE_KINDS[name]], {entry.key for entry in batch})
     for entry in batch:
+        if erased and (erased.holds(entry.key) or (name != "requests" and erased.names(_payload(entry)))):
+            decision.dropped["erased", entry.segment.name] += entry.frames
+            continue
         if entry.key in seen:
-            decision.dropped[entry.segment.name] += entry.frames
+            decision.dropped["duplicate_id", entry.segment.name] += entry.frames
             continue
         try:
             row = _row(name, entry, decision)

@@ -24,7 +24,7 @@ from lake.schemas.records import FrameKind
 from lake.tables import open_table
 
 TABLE_KINDS = {"requests": FrameKind.REQUEST, "reviews": FrameKind.REVIEW, "feedback": FrameKind.FEEDBACK}
-DROP_REASONS = ("duplicate_id",)
+DROP_REASONS = ("duplicate_id", "erased")
 
 
 def marker_id(segment: str) -> str:

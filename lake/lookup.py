@@ -2,7 +2,8 @@
 
 Reads `data/journal/`, `data/private-journal/` and the tables requests and feedback; writes nothing. The id is a
 ULID, so it tells when the request was made: segments that were written last before that, and other days' partitions,
-are not read. Invariant: a request that was answered is found, ingested or not, until it is erased.
+are not read. Invariant: a request that was answered is found, ingested or not, until it
+is erased; from then on it is nowhere, though its bytes may be on the disk for some days more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ulid import ULID
 
+from lake.erased_ids import erased_ids
 from lake.errors import InputError
 from lake.journal.reader import find, records_of
 from lake.location import LakeDir
@@ -69,6 +71,9 @@ def find_request(paths: LookupPaths, request_id: str, *, with_feedback: bool = F
     Raises `InputError` where the id is no ULID.
     """
     made = id_time(request_id)
+    erased = erased_ids(paths.lake_dir)
+    if erased.holds(request_id):
+        return None
     halves = find(paths.journal_dir, request_id, made - _CLOCK_SLACK)
     row = _in_table(paths.lake_dir, "requests", request_id, made)
     known = halves.request or row
@@ -83,6 +88,7 @@ def find_request(paths: LookupPaths, request_id: str, *, with_feedback: bool = F
     # The private journal first: where the caller opted out, it alone has the words.
     journals = (paths.journal_dir,) if stored else (paths.private_journal_dir, paths.journal_dir)
     said = _feedback(paths.lake_dir, journals, request_id, made) if with_feedback else []
+    said = [one for one in said if not erased.holds(one["feedback_id"])]
     return FoundRequest(
         request_id=request_id,
         where=where,
@@ -109,6 +115,8 @@ def request_facts(paths: LookupPaths, request_id: str, now: datetime) -> Request
     Raises `InputError` where the id is no ULID.
     """
     made = id_time(request_id)
+    if erased_ids(paths.lake_dir).holds(request_id):
+        return None
 
     def journal() -> dict[str, Any] | None:
         records = records_of(paths.journal_dir, request_id, made - _CLOCK_SLACK)

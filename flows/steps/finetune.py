@@ -25,6 +25,7 @@ from flows.steps.train_rows import check_manifest, read_rows, split_file
 from lake.errors import DatasetError, InputError, ModelMissingError, TrainingError
 from lake.files import read_json, require_free_disk, sha256_file
 from lake.registry import Registry
+from lake.withdrawn import require_kept
 
 _TAIL_LINES = 12
 # Kept out of the training process: it needs none of them, and a log line could show them.
@@ -92,6 +93,7 @@ def run_finetune(
     begun = time.monotonic()
     try:
         _run(command, log_file, log)
+        require_kept(dataset_dir)  # rows of it may have been erased while it was trained on
         entry = registry.add(out, actor, move=True)
     finally:
         shutil.rmtree(out, ignore_errors=True)

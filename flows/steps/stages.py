@@ -22,6 +22,7 @@ from flows.steps.synthesize import SynthesisConfig, run_synthesize
 from lake.errors import DatasetError, GateError
 from lake.files import read_json, sha256_file, write_json_atomic
 from lake.registry import Registry
+from lake.withdrawn import is_withdrawn
 from serving.backends import Backend, backend_from_env
 from serving.envfile import read_env_file
 from serving.gguf_export import export
@@ -76,7 +77,8 @@ def synthesize_stage(stage: StageContext, tools: int | None, per_tool: int) -> R
 
 def newest_dataset(datasets_dir: Path) -> str:
     """The version written last. Raises `DatasetError` where there is none."""
-    manifests = sorted(datasets_dir.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime_ns)
+    kept = [path for path in datasets_dir.glob("*/manifest.json") if not is_withdrawn(path.parent)]
+    manifests = sorted(kept, key=lambda path: path.stat().st_mtime_ns)
     if not manifests:
         raise DatasetError(f"There is no dataset below {datasets_dir}: run `python -m flows.build` first.")
     return manifests[-1].parent.name

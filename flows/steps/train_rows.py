@@ -14,6 +14,7 @@ import orjson
 
 from lake.errors import DatasetError
 from lake.files import read_json, sha256_file
+from lake.withdrawn import require_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class TokenRows:
 
 
 def check_manifest(dataset_dir: Path) -> dict[str, Any]:
-    """The dataset's manifest after its files were hashed again. Raises `DatasetError`."""
+    """The dataset's manifest after its files were hashed again. Raises `DatasetError`; a withdrawn one is refused."""
+    require_kept(dataset_dir)
     path = dataset_dir / "manifest.json"
     try:
         manifest = read_json(path)

@@ -63,6 +63,7 @@ class WorkerIndex:
     entries: dict[int, list[Entry]] = field(default_factory=dict[int, list[Entry]])  # all but RESPONSE
     bad: list[Bad] = field(default_factory=list[Bad])
     duplicate_responses: int = 0
+    erased_seqs: set[int] = field(default_factory=set[int])  # of records that erasures overwrote
     journalled: int = 0  # data frames and damaged ranges
 
     def pending(self) -> Entry | None:
@@ -98,6 +99,9 @@ def index_worker(directory: Path) -> WorkerIndex:
             if found.kind == FrameKind.WORKER_END:
                 continue
             payload = parse_payload(found)
+            if found.kind == FrameKind.ERASED:
+                _add_erased(index, found, payload)
+                continue
             if found.kind == FrameKind.SEGMENT_HEADER:
                 failed.extend(_failed_ranges(payload))
                 continue
@@ -136,6 +140,9 @@ def _add(
         asked = payload.get("request_seq")
         if isinstance(asked, int) and asked < pruned_before:
             return  # its request went to the table and its segment was removed since
+        if asked in index.erased_seqs:  # an erasure that was interrupted has overwritten its request alone
+            index.journalled += 1
+            return
         reason = "orphan_response"
     index.journalled += 1
     if reason or not isinstance(key, str) or payload is None:
@@ -154,6 +161,16 @@ def _add(
         requests.setdefault(key, entry)
         time = payload.get("timestamp")
         entry.timestamp = time if isinstance(time, str) else ""
+
+
+def _add_erased(index: WorkerIndex, frame: Frame, payload: dict[str, Any] | None) -> None:
+    """A record that was overwritten: it counts as journalled wherever its reason stands on the other side of the books
+    (`lake/erase_journal.py` writes `counted_as`).
+    """
+    index.erased_seqs.add(frame.seq)
+    counted_as = (payload or {}).get("counted_as")
+    index.journalled += counted_as != "nothing"
+    index.duplicate_responses += counted_as == "duplicate_response"
 
 
 def _failed_ranges(header: dict[str, Any] | None) -> list[tuple[int, int]]:

@@ -26,6 +26,7 @@ class FrameKind(IntEnum):
     REVIEW = 3
     FEEDBACK = 4
     WORKER_END = 5
+    ERASED = 6  # in the place of a record that was erased: same length, same sequence number (lake/erase_journal.py)
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ ERASURES = pa.schema(  # one row a state that an erasure reached; the newest of 
         pa.field("erasure_id", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),  # request | key | session
         pa.field("subject_sha256", pa.string(), nullable=False),  # of the id asked for, which may be personal
-        pa.field("request_ids", pa.list_(pa.string())),  # what is hidden from readers
+        pa.field("ids_sha256", pa.list_(pa.string())),  # hex, of each id that is hidden
         pa.field("state", pa.string(), nullable=False),  # hidden | removed | proven
         pa.field("window_days", pa.float64(), nullable=False),
         pa.field("report", pa.string()),  # JSON object
