@@ -24,6 +24,7 @@
     │   ├── BackendBadAnswer   not a chat completion
     │   └── BackendRefused     key, model name or prompt length
     ├── ErasureError           something of what was erased is still on the disk
+    ├── LeaseLostError         somebody else has the review item now (HTTP 409)
     ├── TrainingError          training ended without a usable adapter
     └── GateError              a candidate may not be promoted
 
@@ -173,3 +174,11 @@ class SwitchError(MulleError):
     code = "switch_failed"
     status = 409
     exit_code = 75  # EX_TEMPFAIL
+
+
+class LeaseLostError(MulleError):
+    """The lease ran out and the item went to another reviewer, or it left the queue."""
+
+    code = "lease_lost"
+    status = 409
+    exit_code = 75

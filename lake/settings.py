@@ -61,6 +61,11 @@ class LakeSettings(BaseSettings):
         return parse_location(self.lake_uri, s3_options(self.lake_s3_endpoint, self.lake_s3_region, key, secret))
 
     @property
+    def review_leases(self) -> Path:
+        """Who works on which review item: SQLite, beside the lake; it holds no text."""
+        return self.data_dir / "review-leases.sqlite3"
+
+    @property
     def datasets_dir(self) -> Path:
         return self.data_dir / "datasets"
 
