@@ -36,6 +36,8 @@ def create_app(config: Config, parts: Parts | None = None) -> FastAPI:
     app = FastAPI(
         title="Mulle", version="1", description=_ABOUT, lifespan=lifespan,
         docs_url=None, redoc_url=None, redirect_slashes=False,
+        # FastAPI's own looks for providers at every request (3 % of its time); ours are tracing.py and metrics.py.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )  # fmt: skip
     app.state.parts = opened
     install_problem_handlers(app, opened.metrics)
