@@ -211,7 +211,7 @@ def _candidates(k: int) -> int:
     """How many of an approximate index are scored exactly. What 8-bit codes misplace lies a few ranks off: more of
     them costs time and finds nothing (docs/decisions/0008).
     """
-    return max(k * 3 // 2, k + 40)
+    return k + 40
 
 
 def _rescored(
