@@ -141,11 +141,11 @@ class Parts:
         observers: list[TurnObserver] = [self.metrics, TurnLog()]
         self.tracing: Tracing | None = None
         if config.tracing.otlp_endpoint:
-            self.tracing = Tracing(config.tracing, max_tokens=settings.max_tokens, temperature=settings.temperature)
+            self.tracing = Tracing(config.tracing)
             observers.append(self.tracing)
         self.search = SearchService(
             settings, self.retrievers, self.embedder, prompts, self.recorder, self.backends,
-            observers,            template_sha256,
+            observers, template_sha256,
         )  # fmt: skip
 
         watch_parts(self.metrics.registry, self.journal, self.backends, self.retrievers, self.search)

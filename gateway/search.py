@@ -110,7 +110,15 @@ class SearchService:
         retriever = self._retrievers.current
         if retriever is None:
             raise SetupError(f"The search index is not ready: {self._retrievers.reason}")
-        return Turn(ask, origin, question, retriever, streamed)
+        return Turn(
+            ask,
+            origin,
+            question,
+            retriever,
+            streamed,
+            max_tokens=ask.max_tokens or self._settings.max_tokens,
+            temperature=self._settings.temperature if ask.temperature is None else ask.temperature,
+        )
 
     def _start(self, work: Any, name: str) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.create_task(work, name=name)
@@ -223,16 +231,16 @@ class SearchService:
         start = time.perf_counter()
         left_s = self._settings.request_deadline_s - (start - turn.started)
         limit_s = max(0.001, min(self._settings.llm_timeout_s, left_s))
-        max_tokens = turn.ask.max_tokens or self._settings.max_tokens
-        temperature = self._settings.temperature if turn.ask.temperature is None else turn.ask.temperature
         headers = {"traceparent": turn.origin.trace.traceparent} if turn.origin.trace else None
         try:
             if stream is None:
                 turn.answer = await call.chat(
-                    prompt.messages, max_tokens, temperature, deadline_s=limit_s, headers=headers
+                    prompt.messages, turn.max_tokens, turn.temperature, deadline_s=limit_s, headers=headers
                 )
             else:
-                pieces = call.stream(prompt.messages, max_tokens, temperature, deadline_s=limit_s, headers=headers)
+                pieces = call.stream(
+                    prompt.messages, turn.max_tokens, turn.temperature, deadline_s=limit_s, headers=headers
+                )
                 await _forward(turn, pieces, stream, start)
         except Exception as error:
             if not isinstance(error, BackendError):

@@ -21,7 +21,7 @@ _ROUTES = {"search": "/api/v1/search", "chat": "/v1/chat/completions"}
 class Tracing:
     """A `TurnObserver`. `close` it at the end: it sends what waits, for `otlp_timeout_s` at most."""
 
-    def __init__(self, settings: TracingSettings, *, max_tokens: int, temperature: float) -> None:
+    def __init__(self, settings: TracingSettings) -> None:
         """Raises `SetupError` where OpenTelemetry is not installed or the endpoint is no http(s) address."""
         try:
             from opentelemetry import trace
@@ -34,7 +34,6 @@ class Tracing:
         if not settings.otlp_endpoint.startswith(("http://", "https://")):
             raise SetupError("MULLE_OTLP_ENDPOINT is not an http(s) address: set it, for example, to http://HOST:4318.")
         self._trace = trace
-        self._request = {"gen_ai.request.max_tokens": max_tokens, "gen_ai.request.temperature": temperature}
         exporter = OTLPSpanExporter(
             endpoint=settings.otlp_endpoint.rstrip("/") + "/v1/traces", timeout=settings.otlp_timeout_s
         )
@@ -103,7 +102,8 @@ class Tracing:
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat", "gen_ai.provider.name": backend.profile,
             "gen_ai.request.model": backend.model, "gen_ai.output.type": "text",
-            "server.address": address, "server.port": port, **self._request,
+            "server.address": address, "server.port": port,
+            "gen_ai.request.max_tokens": turn.max_tokens, "gen_ai.request.temperature": turn.temperature,
             "mulle.fallback": turn.fallback, "mulle.retries": turn.retries,
         }  # fmt: skip
         if backend.adapter:

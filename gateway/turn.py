@@ -28,6 +28,8 @@ class Turn:
     question: str
     retriever: Retriever
     streamed: bool
+    max_tokens: int
+    temperature: float
     started: float = field(default_factory=time.perf_counter)
     began_unix_ns: int = field(default_factory=time.time_ns)
     latency_ms: dict[str, float] = field(default_factory=dict[str, float])
@@ -118,6 +120,8 @@ class Turn:
             request_id=self.origin.request_id,
             operation=self.ask.operation,
             streamed=self.streamed,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
             trace=self.origin.trace,
             began_unix_ns=self.began_unix_ns,
             latency_ms=self.latency_ms,

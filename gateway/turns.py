@@ -22,6 +22,8 @@ class TurnRecord:
     request_id: str
     operation: Operation
     streamed: bool
+    max_tokens: int  # of the request, or the default
+    temperature: float
     trace: TraceContext | None
     began_unix_ns: int
     latency_ms: Mapping[str, float]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import operator
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,12 +29,14 @@ from flows.steps.machine import machine_facts  # noqa: E402
 from lake.errors import InputError, MulleError  # noqa: E402
 from lake.files import write_bytes_atomic  # noqa: E402
 
+_SIGNS = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One measured figure. `values`: one a round; `against`: what it is compared with (empty: nothing).
 
-    `goal`: like `<= 1200` or `>= 0.95`; empty: none, then it holds.
+    `goal`: like `<= 1200`, `>= 0.95` or `> 0`; empty: none, then it holds.
     """
 
     figure: str
@@ -56,10 +59,12 @@ class Figure:
         try:
             bound = float(limit)
         except ValueError:
-            raise InputError(f"The goal {self.goal!r} of {self.figure} is not `<= number` or `>= number`.") from None
-        if sign not in ("<=", ">=") or not math.isfinite(bound):
-            raise InputError(f"The goal {self.goal!r} of {self.figure} is not `<= number` or `>= number`.")
-        return self.value <= bound if sign == "<=" else self.value >= bound
+            raise InputError(
+                f"The goal {self.goal!r} of {self.figure} is not `<= number`, `>= number` or `> number`."
+            ) from None
+        if sign not in _SIGNS or not math.isfinite(bound):
+            raise InputError(f"The goal {self.goal!r} of {self.figure} is not `<= number`, `>= number` or `> number`.")
+        return _SIGNS[sign](self.value, bound)
 
     def line(self) -> dict[str, object]:
         """The seven keys that every bench prints."""

@@ -38,6 +38,7 @@ def total(text: str, name: str, **labels: str) -> float:
 def turn(**changes: Any) -> TurnRecord:
     fields: dict[str, Any] = {
         "request_id": "r", "operation": "search", "streamed": True, "trace": None, "began_unix_ns": 0,
+        "max_tokens": 9, "temperature": 0.5,
         "latency_ms": {"embed": 1.0, "llm": 250.0, "total": 260.0}, "journal_s": 0.004, "first_token_s": 0.1,
         "outcome": "answered", "backend": Backend("vllm", "http://127.0.0.1:8101/v1", "m"), "fallback": False,
         "answer": ChatAnswer("a", "stop", 12, 5, "m-1"), "error": None, "retries": 0, "items": 3,

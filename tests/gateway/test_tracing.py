@@ -111,6 +111,18 @@ def test_three_spans_continue_the_callers_trace_and_hold_no_text(
     assert upstream.traceparents[0].split("-")[1] == TRACE
 
 
+def test_a_span_tells_what_the_request_asked_for_not_the_defaults(
+    make_config: Callable[..., Config], receiver: Receiver
+) -> None:
+    async def work(client: httpx.AsyncClient, _: Parts) -> None:
+        body = {"model": "m", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 7, "temperature": 0.5}
+        assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+
+    run(with_traces(make_config(), receiver), work)
+    found = attributes(receiver.spans["chat m"])
+    assert (found["gen_ai.request.max_tokens"], found["gen_ai.request.temperature"]) == (7, 0.5)
+
+
 def test_an_error_is_in_the_spans(make_config: Callable[..., Config], receiver: Receiver, upstream: Upstream) -> None:
     async def work(client: httpx.AsyncClient, _: Parts) -> None:
         upstream.status = 400
@@ -135,7 +147,7 @@ def test_a_collector_that_is_down_costs_no_request(make_config: Callable[..., Co
 
 def test_a_wrong_endpoint_is_said_at_the_start() -> None:
     with pytest.raises(SetupError, match="MULLE_OTLP_ENDPOINT"):
-        Tracing(TracingSettings(otlp_endpoint="collector:4318"), max_tokens=1, temperature=0)
+        Tracing(TracingSettings(otlp_endpoint="collector:4318"))
 
 
 def test_without_an_endpoint_nothing_of_it_is_imported() -> None:

@@ -22,6 +22,7 @@ def test_median_and_goal() -> None:
     assert (figure.value, figure.holds, figure.line()["rounds"]) == (2.0, True, 3)
     assert not Figure("x", "s", [3.0], goal="<= 2").holds
     assert not Figure("x", "1/s", [3.0], goal=">= 4").holds
+    assert Figure("x", "", [0.1], goal="> 0").holds and not Figure("x", "", [0.0], goal="> 0").holds
     with pytest.raises(InputError, match="is not"):
         _ = Figure("x", "s", [3.0], goal="fast").holds
 

@@ -88,9 +88,9 @@ def _child(what: str, *arguments: Path) -> dict[str, Any]:
     return orjson.loads(done.stdout.splitlines()[-1])
 
 
-def real_rate(sample: int = 2_000) -> float:
+def real_rate(sample: int) -> float:
     """Passages a second of the bundled encoder, on every core."""
-    passages = [chunk.embedded(tool) for tool in tools(sample // 3 + 1) for chunk in chunk_tool(0, tool)][:sample]
+    passages = [chunk.embedded(tool) for tool in tools(sample) for chunk in chunk_tool(0, tool)][:sample]
     encoder = load_encoder()
     encoder.encode_passages(passages[:64])
     start = time.perf_counter()
@@ -104,6 +104,7 @@ def figures(rounds: int, arguments: Sequence[str]) -> Iterable[Figure]:
     del rounds
     parser = argparse.ArgumentParser(prog="index")
     parser.add_argument("--tools", type=int, default=900_000)
+    parser.add_argument("--passages", type=int, default=2_000, help="how many the bundled encoder embeds for its rate")
     parser.add_argument("--keep", type=Path, default=None)
     options = parser.parse_args(list(arguments))
     folder = options.keep or Path(tempfile.mkdtemp(prefix="index-bench-"))
@@ -118,7 +119,7 @@ def figures(rounds: int, arguments: Sequence[str]) -> Iterable[Figure]:
         built = _child("build", catalog, folder / "index")
         again = _child("build", catalog, folder / "index")
         served = _child("serve", folder / "index")
-        rate = real_rate()
+        rate = real_rate(options.passages)
     finally:
         if options.keep is None:
             shutil.rmtree(folder, ignore_errors=True)

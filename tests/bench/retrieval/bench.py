@@ -132,7 +132,7 @@ def _steps(name: str, scores: Scores) -> Iterable[Figure]:
     for worse, better in STEPS:
         for metric in METRICS:
             interval = paired(scores[better][metric], scores[worse][metric])
-            goal = ">= 0" if better == "reranked" and metric == "nDCG@10" else ""  # the others are no default
+            goal = "> 0" if better == "reranked" and metric == "nDCG@10" else ""  # the others are no default
             title = f"{name}, {better} over {worse}: {metric} {interval}; lower end"
             yield Figure(title, "", [interval.low], worse, goal)
 
