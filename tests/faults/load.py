@@ -38,6 +38,7 @@ class Rates:
     """Requests a second, and what makes the capacity of the overload: `in_flight` / `model_s` requests a second."""
 
     rated: float = 300.0
+    rated_in_flight: int = 256  # 300 a second: the default of 64 would be full after 0.2 s without a sync
     in_flight: int = 64
     model_s: float = 0.4
     overload_s: float = 60.0
@@ -66,7 +67,7 @@ def run(
     """`cycles`: seconds at the rated load. `timed`: rates and latencies are checked, else only counts and states."""
     rates = rates or Rates()
     tally = Tally()
-    with stub_process(0.01) as base, _gateway(scratch / "rated", base, 64, bug) as gateway:
+    with stub_process(0.01) as base, _gateway(scratch / "rated", base, rates.rated_in_flight, bug) as gateway:
         memory: list[float] = []
         worker = _worker(gateway)
 
