@@ -30,6 +30,7 @@ from lake.journal.frames import Damage
 from lake.journal.index import ID_FIELD, Entry, WorkerIndex, index_worker
 from lake.journal.payloads import PayloadError, Row, feedback_row, request_row, response_fields, review_row
 from lake.journal.reader import list_workers, parse_payload, read_frame
+from lake.journal.removal import reading
 from lake.ledger import TABLE_KINDS, Ledger, audit, dropped_id, marker_id
 from lake.location import LakeDir
 from lake.tables import added_rows, append, existing, open_table
@@ -106,6 +107,11 @@ def ingest(paths: IngestPaths, now: datetime) -> IngestReport:
     Raises `IngestError` where the books don't close or a commit fails for good, `SetupError` where a table
     can't be opened. Nothing is lost or doubled by running it again.
     """
+    with reading(paths.journal_dir):
+        return _ingest(paths, now)
+
+
+def _ingest(paths: IngestPaths, now: datetime) -> IngestReport:
     started = time.monotonic()
     report = IngestReport(rows_added=dict.fromkeys(TABLE_KINDS, 0))
     quarantine_dir = paths.data_dir / "quarantine"

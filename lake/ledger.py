@@ -137,7 +137,7 @@ def _worker_ledger(
 ) -> Ledger | None:
     ledger = Ledger(journalled=index.journalled)
     ledger.dropped["duplicate_response"] += index.duplicate_responses
-    ledger.quarantined = sum(1 for name, _ in held if name in index.ends)
+    ledger.quarantined = sum(1 for place in held - index.forgotten if place[0] in index.ends)
     ledger.pending = sum(1 for bad in index.bad if (bad.segment.name, bad.offset) not in held)
     for name, kind in TABLE_KINDS.items():
         marks: dict[str, int] = {}

@@ -64,6 +64,7 @@ class WorkerIndex:
     bad: list[Bad] = field(default_factory=list[Bad])
     duplicate_responses: int = 0
     erased_seqs: set[int] = field(default_factory=set[int])  # of records that erasures overwrote
+    forgotten: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])  # responses whose request is gone
     journalled: int = 0  # data frames and damaged ranges
 
     def pending(self) -> Entry | None:
@@ -99,13 +100,13 @@ def index_worker(directory: Path) -> WorkerIndex:
             if found.kind == FrameKind.WORKER_END:
                 continue
             payload = parse_payload(found)
-            if found.kind == FrameKind.ERASED:
-                _add_erased(index, found, payload)
-                continue
             if found.kind == FrameKind.SEGMENT_HEADER:
                 failed.extend(_failed_ranges(payload))
                 continue
             first_seq = found.seq if first_seq is None else first_seq
+            if found.kind == FrameKind.ERASED:
+                _add_erased(index, found, payload)
+                continue
             pruned_before = first_seq if index.segments[0].number > 1 else 0
             _add(index, requests, segment, found, payload, pruned_before)
     for entry in index.entries[FrameKind.REQUEST]:
@@ -139,6 +140,7 @@ def _add(
     if not reason and payload and frame.kind == FrameKind.RESPONSE and request is None:
         asked = payload.get("request_seq")
         if isinstance(asked, int) and asked < pruned_before:
+            index.forgotten.add((segment.name, frame.offset))
             return  # its request went to the table and its segment was removed since
         if asked in index.erased_seqs:  # an erasure that was interrupted has overwritten its request alone
             index.journalled += 1
