@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from lake.location import LakeDir
 from lake.rules.golden import golden_of
 from lake.rules.review_value import REQUEST_COLUMNS, by_question, keyed, one_of_near, request_features, valued
 from lake.rules.shingles import question_key
@@ -76,7 +76,7 @@ def item_id(question: str) -> str:
 
 
 def open_items(
-    lake_dir: Path,
+    lake_dir: LakeDir,
     *,
     catalog: Catalog | None = None,
     tests: Sequence[EvalCase] = (),
@@ -136,7 +136,7 @@ def open_items(
     return Queue(items if limit is None else items.head(limit), dict(counts))
 
 
-def _reviewed(lake_dir: Path, catalog: Catalog | None, reviewers: int) -> pl.DataFrame:
+def _reviewed(lake_dir: LakeDir, catalog: Catalog | None, reviewers: int) -> pl.DataFrame:
     """What the reviews of each question come to: settled, in conflict, wanting another opinion, or stale."""
     names = ("review_id", "timestamp", "question", "answer", "reviewer", "tools")
     reviews = keyed(scan(lake_dir, "reviews").select(names).collect())
@@ -165,7 +165,7 @@ def _reviewed(lake_dir: Path, catalog: Catalog | None, reviewers: int) -> pl.Dat
     return pl.DataFrame(found, schema=_REVIEWED)
 
 
-def _stale(lake_dir: Path, catalog: Catalog | None, tests: Iterable[EvalCase]) -> pl.DataFrame:
+def _stale(lake_dir: LakeDir, catalog: Catalog | None, tests: Iterable[EvalCase]) -> pl.DataFrame:
     """Questions of synthetic and test rows whose answers are stale, with the reason."""
     if catalog is None:
         return pl.DataFrame(schema=_STALE)
@@ -180,7 +180,7 @@ def _stale(lake_dir: Path, catalog: Catalog | None, tests: Iterable[EvalCase]) -
     )
 
 
-def with_context(lake_dir: Path, items: pl.DataFrame) -> pl.DataFrame:
+def with_context(lake_dir: LakeDir, items: pl.DataFrame) -> pl.DataFrame:
     """`items` with what a reviewer needs to see: retrieved_items, and the model's answer as a suggestion, with model
     and adapter; null where no request is left.
     """

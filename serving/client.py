@@ -42,8 +42,10 @@ class LLMClient:
         connect_timeout_s: float = 3.0,
         max_connections: int = 128,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
+        max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         self.backend = backend
+        self._max_attempts = max_attempts
         self.retries = 0
         self._budget = budget or RetryBudget()
         self._max_response_bytes = max_response_bytes
@@ -61,13 +63,15 @@ class LLMClient:
         *,
         on_retry: Callable[[], None] | None = None,
         new_request: bool = True,
+        extra: Mapping[str, Any] | None = None,
     ) -> ChatAnswer:
         """One completion within `deadline_s`. Raises the `BackendError` family and nothing else.
 
         `new_request` False: the same request was already asked of another server, the retry budget does not grow by it.
+        `extra`: further fields of the request's body; one that is None is left out.
         """
         deadline = Deadline(deadline_s)
-        body = self._body(messages, max_tokens, temperature, stop, stream=False)
+        body = self._body(messages, max_tokens, temperature, stop, stream=False, extra=extra)
         sent = {**_JSON, **headers} if headers else _JSON
         return parse_chat(await self._call("POST", "/chat/completions", body, sent, deadline, on_retry, new_request))
 
@@ -96,7 +100,7 @@ class LLMClient:
         if new_request:
             self._budget.note_call()
         reading = ChatStream(self._max_response_bytes)
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        for attempt in range(1, self._max_attempts + 1):
             body = self._body(messages, max_tokens, temperature, stop, stream=True)
             try:
                 async with aclosing(self._pieces(body, sent, reading, first, deadline)) as pieces:
@@ -151,7 +155,14 @@ class LLMClient:
         await self._upstream.aclose()
 
     def _body(
-        self, messages: Messages, max_tokens: int, temperature: float, stop: Sequence[str], *, stream: bool
+        self,
+        messages: Messages,
+        max_tokens: int,
+        temperature: float,
+        stop: Sequence[str],
+        *,
+        stream: bool,
+        extra: Mapping[str, Any] | None = None,
     ) -> bytes:
         body: dict[str, Any] = {
             "model": self.backend.model,
@@ -164,6 +175,8 @@ class LLMClient:
             body["stop"] = list(stop)
         if stream and self._asks_usage:
             body["stream_options"] = {"include_usage": True}
+        if extra:
+            body = {name: value for name, value in {**body, **extra}.items() if value is not None}
         try:
             return orjson.dumps(body)
         except orjson.JSONEncodeError as error:
@@ -181,7 +194,7 @@ class LLMClient:
     ) -> bytes:
         if new_request:
             self._budget.note_call()
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        for attempt in range(1, self._max_attempts + 1):
             try:
                 async with self._upstream.exchange(method, path, body, headers, deadline) as response:
                     answer = await self._upstream.whole_body(response, self._max_response_bytes, deadline)
@@ -230,7 +243,9 @@ class LLMClient:
     ) -> None:
         """Wait before the next attempt. Raises the failure's error where there is none."""
         pause_s = backoff_s(attempt, failure.retry_after)
-        if attempt == MAX_ATTEMPTS or pause_s >= deadline.left_s() or not self._budget.take():
+        if attempt == self._max_attempts or pause_s >= deadline.left_s() or not self._budget.take():
+            if failure.retry_after is not None:
+                failure.error.detail["wait_s"] = pause_s  # as the server asked
             raise failure.error from failure.__cause__
         self.retries += 1
         if on_retry is not None:

@@ -1,0 +1,41 @@
+"""What a run of teacher or synthesis dropped, as rows of the table `rejects`: each once, however often it is run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import polars as pl
+
+from lake.location import LakeDir
+from lake.schemas.rows import Reject
+from lake.tables import append, scan
+
+_SAMPLE_CHARS = 500
+
+
+def store_rejects(lake_dir: LakeDir, run_id: str, stage: str, rejects: Sequence[Reject]) -> int:
+    """Append those that `run_id` has not noted yet; how many. Safe to repeat with more of them."""
+    noted = scan(lake_dir, "rejects").filter((pl.col("run_id") == run_id) & (pl.col("stage") == stage))
+    known = Counter(noted.select("reason", "source_id", "sample").collect().iter_rows())
+    now = datetime.now(UTC)
+    fresh: list[dict[str, object]] = []
+    for one in rejects:
+        row = (one.reason, one.source_id, one.sample[:_SAMPLE_CHARS])
+        if known[row] > 0:
+            known[row] -= 1
+            continue
+        fresh.append(
+            {
+                "timestamp": now,
+                "run_id": run_id,
+                "stage": stage,
+                "reason": row[0],
+                "source_id": row[1],
+                "sample": row[2],
+            }
+        )
+    if fresh:
+        append(lake_dir, "rejects", fresh)
+    return len(fresh)
