@@ -13,7 +13,7 @@ from typing import Any
 
 from lake.journal.frames import Damage, Frame, scan
 from lake.journal.reader import Segment, is_worker_alive, list_segments, parse_payload
-from lake.schemas.records import FrameKind
+from lake.schemas.records import ErasedAs, FrameKind
 
 ID_FIELD: dict[int, str] = {
     FrameKind.REQUEST: "request_id",
@@ -99,14 +99,15 @@ def index_worker(directory: Path) -> WorkerIndex:
                 continue
             if found.kind == FrameKind.WORKER_END:
                 continue
+            if found.kind == FrameKind.ERASED:
+                first_seq = found.seq if first_seq is None else first_seq
+                _add_erased(index, found)
+                continue
             payload = parse_payload(found)
             if found.kind == FrameKind.SEGMENT_HEADER:
                 failed.extend(_failed_ranges(payload))
                 continue
             first_seq = found.seq if first_seq is None else first_seq
-            if found.kind == FrameKind.ERASED:
-                _add_erased(index, found, payload)
-                continue
             pruned_before = first_seq if index.segments[0].number > 1 else 0
             _add(index, requests, segment, found, payload, pruned_before)
     for entry in index.entries[FrameKind.REQUEST]:
@@ -165,14 +166,13 @@ def _add(
         entry.timestamp = time if isinstance(time, str) else ""
 
 
-def _add_erased(index: WorkerIndex, frame: Frame, payload: dict[str, Any] | None) -> None:
-    """A record that was overwritten: it counts as journalled wherever its reason stands on the other side of the books
-    (`lake/erase_journal.py` writes `counted_as`).
+def _add_erased(index: WorkerIndex, frame: Frame) -> None:
+    """A record that was overwritten (`lake/erase_journal.py`) counts as before; the other side of the books has it as
+    dropped, or in quarantine.
     """
     index.erased_seqs.add(frame.seq)
-    counted_as = (payload or {}).get("counted_as")
-    index.journalled += counted_as != "nothing"
-    index.duplicate_responses += counted_as == "duplicate_response"
+    index.journalled += frame.flags != ErasedAs.NOTHING
+    index.duplicate_responses += frame.flags == ErasedAs.DUPLICATE_RESPONSE
 
 
 def _failed_ranges(header: dict[str, Any] | None) -> list[tuple[int, int]]:

@@ -29,6 +29,14 @@ class FrameKind(IntEnum):
     ERASED = 6  # in the place of a record that was erased: same length, same sequence number (lake/erase_journal.py)
 
 
+class ErasedAs(IntEnum):
+    """Flags of an ERASED frame: what the record counted as in the ledger before, and still does; on disk for ever."""
+
+    RECORD = 0
+    DUPLICATE_RESPONSE = 1
+    NOTHING = 2  # a response whose request's segment was removed before
+
+
 @dataclass(frozen=True, slots=True)
 class RetrievedItem:
     """One tool as it was handed to the LLM. Scores are labelled; `score` is the one that ranked it (0..1)."""
