@@ -56,8 +56,16 @@ def run_stage(name: str, run_id: str | None, step: Callable[[StageContext], Repo
     return record.report | {"run_id": context.run_id}
 
 
-def main(flow: Flow[..., Any]) -> None:
-    """`python -m flows.NAME`: the flow's parameters as options; one line and an exit code for known errors."""
+def main(flow: Flow[..., Any], **others: Flow[..., Any]) -> None:
+    """`python -m flows.NAME`: the flow's parameters as options; one line and an exit code for known errors.
+
+    With `others`, a first word chooses one of them, and a second one is its first parameter (`python -m flows.NAME WORD
+    [VALUE] [--OPTION ...]`); without such a word, `flow` runs.
+    """
+    if len(sys.argv) > 1 and sys.argv[1] in others:
+        flow = others[sys.argv.pop(1)]
+        if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+            sys.argv.insert(1, f"--{next(iter(inspect.signature(flow.fn).parameters)).replace('_', '-')}")
 
     def call(**options: Any) -> None:
         try:

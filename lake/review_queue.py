@@ -29,7 +29,7 @@ from lake.tables import scan
 from lake.text import detect_lang
 
 NEAR = 0.7  # Jaccard similarity of shingles: a typo, a particle, a word more; other needs are far below
-POOL = 50_000  # the best items, among which near-duplicates are sought
+POOL = 20_000  # the best items, among which near-duplicates are sought
 COLUMNS = {
     "item_id": pl.String,
     "key": pl.String,  # `question_key`
@@ -59,7 +59,7 @@ _REVIEWED = {
     "settled": pl.Boolean,
     "reviewers": pl.List(pl.String),
 }
-_STALE = dict.fromkeys(("key", "stale_question", "made_answer", "made_stale"), pl.String)
+_STALE: dict[str, Any] = dict.fromkeys(("key", "stale_question", "made_answer", "made_stale"), pl.String)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def open_items(
     pool: int = POOL,
     near: float = NEAR,
 ) -> Queue:
-    """The queue as the tables stand now. Blocks: reads all requests (1,000,000 in some 10 s). Safe to retry.
+    """The queue as the tables stand now. Blocks: reads all requests (1,000,000 in some 20 s). Safe to retry.
 
     `catalog`: today's tools; without it nothing counts as stale. `tests`: the held-out questions, of which only stale
     ones are items: what is near the others could not enter a dataset. `reviewers`: how many people shall review each
