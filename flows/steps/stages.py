@@ -7,6 +7,7 @@ the one place that says which settings and which files each of them gets.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from flows.steps.promote import run_promote
 from flows.steps.serve import running_stack, tuned_arms
 from flows.steps.stage import StageContext
 from flows.steps.synthesize import SynthesisConfig, run_synthesize
+from lake.dataset import MANIFEST, Dataset
 from lake.errors import DatasetError, GateError
 from lake.files import read_json, sha256_file, write_json_atomic
+from lake.lineage import record_dataset
 from lake.registry import Registry
 from lake.withdrawn import is_withdrawn
 from serving.backends import Backend, backend_from_env
@@ -33,7 +36,7 @@ Report = dict[str, Any]
 def build_stage(stage: StageContext) -> Report:
     """A dataset version from the lake, for the base model of the settings."""
     base = open_base(stage)
-    return run_build(
+    report = run_build(
         stage.lake.lake_dir,
         stage.lake.datasets_dir,
         stage.flows.test_set,
@@ -43,6 +46,10 @@ def build_stage(stage: StageContext) -> Report:
         catalog_names=[tool.name for tool in open_catalog(stage).tools],
         progress_path=stage.progress_file,
     )
+    path = Path(report["path"])
+    dataset = Dataset(report["dataset"], path, read_json(path / MANIFEST), reused=report["reused"])
+    record_dataset(stage.lake.lake_dir, dataset, datetime.now(UTC), stage.run_id)
+    return report
 
 
 def synthesis_backend(stage: StageContext) -> Backend:
