@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
@@ -22,7 +23,7 @@ from gateway.routes.schemas import (
     problems,
 )
 from lake.errors import InputError
-from lake.lookup import RequestFacts, find_request, request_facts
+from lake.lookup import FoundRequest, RequestFacts, find_request, request_facts
 from lake.prompt import check_question
 from lake.schemas.records import FeedbackRecord, ReviewRecord
 from lake.text import detect_lang, nfc
@@ -109,7 +110,8 @@ async def review(request: Request, body: ReviewRequest) -> Response:
     for name, ids in (("tools", body.tools), ("also", body.also)):
         if len(ids) > MAX_TOOL_IDS or any(not _text(name, one, 200) for one in ids):
             raise InputError(f"{name} is a list of at most {MAX_TOOL_IDS} tool ids.", field=name)
-    question = await _question(request, body)
+    found = await _reviewed(request, body)
+    question = _question(request, body, found)
     record = ReviewRecord(
         review_id=str(ULID()),
         timestamp=datetime.now(UTC).isoformat(),
@@ -120,27 +122,51 @@ async def review(request: Request, body: ReviewRequest) -> Response:
         request_id=body.request_id,
         tools=body.tools,
         also=body.also,
+        original_request_id=body.request_id,
+        source=body.source,
+        **_original(body, found, limit),
     )
     await parts.recorder.review(record)
     return Response(orjson.dumps({"review_id": record.review_id}), 201, media_type="application/json")
 
 
-async def _question(request: Request, body: ReviewRequest) -> str:
-    """The reviewed question: the one given, which has to be the request's where both are."""
-    parts: Parts = request.app.state.parts
-    given = None
-    if body.question is not None:
-        given = check_question(body.question, parts.settings.question_max_chars)
+async def _reviewed(request: Request, body: ReviewRequest) -> FoundRequest | None:
+    """The request that is reviewed; None where the review goes by question."""
     if body.request_id is None:
-        if given is None:
-            raise InputError("The review is of nothing: send a request_id or a question.")
-        return given
+        return None
+    parts: Parts = request.app.state.parts
     found = await asyncio.to_thread(find_request, parts.lake, body.request_id)
     if found is None:
         raise UnknownRequestError("There is no request with this id: send the `request_id` of an answer.")
     if not found.stored:
         raise InputError("The caller of this request opted out of storage: it can't be reviewed.")
+    return found
+
+
+def _question(request: Request, body: ReviewRequest, found: FoundRequest | None) -> str:
+    """The reviewed question: the one given, which has to be the request's where both are."""
+    parts: Parts = request.app.state.parts
+    given = None
+    if body.question is not None:
+        given = check_question(body.question, parts.settings.question_max_chars)
+    if found is None:
+        if given is None:
+            raise InputError("The review is of nothing: send a request_id or a question.")
+        return given
     asked = (found.request or found.row or {}).get("user_query", "")
     if given is not None and given != asked:
         raise InputError("question is another one than the request's: send one of the two.", field="question")
     return asked
+
+
+def _original(body: ReviewRequest, found: FoundRequest | None, limit: int) -> dict[str, Any]:
+    """What the review corrects: the answer in the log, which nobody can claim otherwise, else what the caller says."""
+    if found is not None:
+        logged = found.response or found.row or {}
+        names = {"original_answer": "llm_response_content", "original_model": "model", "original_adapter": "adapter"}
+        return {name: logged.get(key) for name, key in names.items()}
+    return {
+        "original_answer": _text("original_answer", body.original_answer, limit),
+        "original_model": _text("original_model", body.original_model, 200),
+        "original_adapter": _text("original_adapter", body.original_adapter, 200),
+    }

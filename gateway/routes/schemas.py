@@ -121,6 +121,12 @@ class ReviewRequest(BaseModel):
     tools: list[str] = Field(default=[], description="Ids of the tools that the answer names; empty: none suits.")
     also: list[str] = Field(default=[], description="Ids of tools that would be right too.")
     reviewer: str = Field(default="", max_length=100)
+    original_answer: str | None = Field(
+        default=None, description="What is corrected; taken from the log where a request_id is given."
+    )
+    original_model: str | None = Field(default=None, max_length=200, description="Who had answered so.")
+    original_adapter: str | None = Field(default=None, max_length=200)
+    source: Literal["api", "page"] = Field(default="api", description="How the review came.")
 
 
 class ReviewResponse(BaseModel):

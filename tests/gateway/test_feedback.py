@@ -109,17 +109,26 @@ def test_reviews_reach_the_lake(make_config: Callable[..., Config]) -> None:
     async def work(client: httpx.AsyncClient, parts: Parts) -> None:
         rid = await asked(client)
         golden = {"request_id": rid, "answer": "추천: Zoom", "tools": ["zoom"], "reviewer": "kim"}
+        golden["original_answer"] = "what nobody had answered"  # the log knows better
         assert (await client.post("/api/v1/reviews", json=golden)).status_code == 201
-        free = {"question": "번역 도구?", "answer": "추천: 파파고", "tools": ["papago"]}
+        free = {"question": "번역 도구?", "answer": "추천: 파파고", "tools": ["papago"], "source": "page"}
+        free |= {"original_answer": " 추천: 구글 번역 ", "original_model": "m"}
         assert (await client.post("/api/v1/reviews", json=free)).status_code == 201
         stored = {row["question"]: row for row in rows(parts, "reviews")}
         assert stored["화상 회의 도구"]["request_id"] == rid and stored["화상 회의 도구"]["reviewer"] == "kim"
         assert stored["번역 도구?"]["tools"] == ["papago"]
+        logged = stored["화상 회의 도구"]
+        assert (logged["original_answer"], logged["original_model"]) == ("answer of model-a", "m")
+        assert (logged["original_request_id"], logged["source"]) == (rid, "api")
+        said = stored["번역 도구?"]
+        assert (said["original_answer"], said["original_model"], said["source"]) == ("추천: 구글 번역", "m", "page")
         for bad, status in (
             ({"answer": "a"}, 422), ({"question": "q", "answer": " "}, 422),
             ({"question": "다른 질문", "request_id": rid, "answer": "a"}, 422),
             ({"request_id": str(ULID()), "answer": "a"}, 404),
             ({"question": "질문", "answer": "a", "tools": ["x"] * 51}, 422),
+            ({"question": "질문", "answer": "a", "original_answer": "x" * 4001}, 422),
+            ({"question": "질문", "answer": "a", "source": "csv"}, 422),
         ):  # fmt: skip
             assert (await client.post("/api/v1/reviews", json=bad)).status_code == status, bad
 
