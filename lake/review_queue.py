@@ -169,7 +169,8 @@ def _stale(lake_dir: LakeDir, catalog: Catalog | None, tests: Iterable[EvalCase]
     """Questions of synthetic and test rows whose answers are stale, with the reason."""
     if catalog is None:
         return pl.DataFrame(schema=_STALE)
-    made = scan(lake_dir, "synthetic").select("question", "answer", pl.concat_list("tool_id").alias("tools")).collect()
+    ids = pl.when(pl.col("tool_id") != "").then(pl.concat_list("tool_id"))  # empty where no tool suits
+    made = scan(lake_dir, "synthetic").select("question", "answer", ids.alias("tools")).collect()
     cases = pl.DataFrame(
         [{"question": case.question, "answer": case.golden, "tools": case.tools} for case in tests], schema=made.schema
     )

@@ -91,14 +91,14 @@ def stale_rows(
 ) -> pl.Series:
     """`stale_reason` of every row, as a column of texts and nulls in the frame's order.
 
-    `tools` is a column of lists of ids, or of single ids (as `tool_id` of the synthetic rows). Rows that are plainly
-    fresh (one tool, its name and its address as they are now) are seen in columns; only the others are read one by one,
-    so a row costs some 2 µs while the catalogue stands and 20 to 30 µs where it has changed.
+    `tools` is a column of lists of ids, or of single ids (as `tool_id` of the synthetic rows; empty: none). Rows that
+    are plainly fresh (one tool, its name and its address as they are now) are seen in columns; only the others are read
+    one by one, so a row costs some 2 µs while the catalogue stands and 20 to 30 µs where it has changed.
     """
     known = catalog if isinstance(catalog, Catalog) else Catalog(catalog)
     ids = pl.col(tools)
     if frame.schema[tools] == pl.String:
-        ids = pl.when(pl.col(tools).is_not_null()).then(pl.concat_list(tools))
+        ids = pl.when(pl.col(tools) != "").then(pl.concat_list(tools))
     rows = frame.select(
         tools=ids.cast(pl.List(pl.String)), answer=pl.col(answer).cast(pl.String).fill_null("")
     ).with_row_index("row")

@@ -130,12 +130,15 @@ SYNTHETIC = pa.schema(
         pa.field("synthetic_id", pa.string(), nullable=False),
         pa.field("timestamp", TIMESTAMP, nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
-        pa.field("tool_id", pa.string(), nullable=False),
+        pa.field("tool_id", pa.string(), nullable=False),  # empty where no tool suits
         pa.field("question", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),
         pa.field("lang", pa.string()),
         pa.field("source", pa.string(), nullable=False),  # llm:<model>
         pa.field("retrieved_items", pa.list_(RETRIEVED_ITEM)),
+        # schema version 2
+        pa.field("kind", pa.string()),  # need, howto, typo, compare, no_answer
+        pa.field("judge", pa.string()),  # model that found it right; null: nobody was asked
     ]
 )
 
@@ -144,7 +147,7 @@ REJECTS = pa.schema(
         pa.field("date", pa.string(), nullable=False),
         pa.field("timestamp", TIMESTAMP, nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),  # ingest | build | synthesize
+        pa.field("stage", pa.string(), nullable=False),  # ingest | build | synthesize | teach
         pa.field("reason", pa.string(), nullable=False),
         pa.field("source_id", pa.string()),
         pa.field("sample", pa.string()),  # at most 500 characters
@@ -286,6 +289,7 @@ ADDED: dict[str, dict[int, tuple[str, ...]]] = {
         ),
     },
     "feedback": {2: ("key_id",)},
+    "synthetic": {2: ("kind", "judge")},
     "reviews": {2: ("original_answer", "original_model", "original_adapter", "original_request_id", "source")},
 }  # fmt: skip
 

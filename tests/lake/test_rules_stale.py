@@ -69,8 +69,8 @@ def test_rows_at_once_say_what_each_says_alone() -> None:
 
 
 def test_a_column_of_single_ids_nulls_and_no_rows() -> None:
-    frame = pl.DataFrame({"tool_id": ["slack", "gone", None], "answer": [say(SLACK), "Gone", NONE]})
-    assert stale_rows(frame, NOW, tools="tool_id").to_list() == [None, "removed_tool", None]
+    frame = pl.DataFrame({"tool_id": ["slack", "gone", None, ""], "answer": [say(SLACK), "Gone", NONE, NONE]})
+    assert stale_rows(frame, NOW, tools="tool_id").to_list() == [None, "removed_tool", None, None]
     empty = pl.DataFrame({"tools": [[], []], "answer": [None, NONE]})
     assert stale_rows(empty, NOW).to_list() == [None, None]
     assert stale_rows(frame.clear(), NOW, tools="tool_id").to_list() == []
