@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import orjson
@@ -11,7 +12,8 @@ from flows.steps.stage import StageContext
 from lake.catalog import CatalogLoad, load_catalog
 from lake.errors import DatasetError
 from lake.prompt import PromptBuilder
-from lake.schemas.rows import EvalCase
+from lake.rules.stale import Catalog, stale_reason
+from lake.schemas.rows import EvalCase, Tool
 from lake.text import nfc
 from serving.base_models import BaseModel, load_base
 from serving.encoders import load_encoder
@@ -63,6 +65,21 @@ def read_cases(path: Path) -> list[EvalCase]:
     if not cases:
         raise DatasetError(f"The test set {path} is empty.")
     return cases
+
+
+def fresh_cases(cases: Sequence[EvalCase], tools: Iterable[Tool]) -> tuple[list[EvalCase], dict[str, int]]:
+    """The cases whose golden answers fit the catalogue, and how many do not, by reason (`stale_catalogue`): a model
+    that knows today's catalogue must not be measured against yesterday's. Raises `DatasetError` where none is left.
+    """
+    catalog = Catalog.of(tools)
+    reasons = [stale_reason(case.tools, case.golden, catalog) for case in cases]
+    fresh = [case for case, reason in zip(cases, reasons, strict=True) if reason is None]
+    if not fresh:
+        raise DatasetError(
+            "No test question fits the catalogue any more: review them (`python -m flows.reviews export`) and correct "
+            "the test set, or set MULLE_CATALOG and MULLE_TEST_SET to files that belong together."
+        )
+    return fresh, dict(sorted(Counter(reason for reason in reasons if reason).items()))
 
 
 def _case(path: Path, number: int, line: bytes) -> EvalCase:

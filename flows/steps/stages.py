@@ -15,7 +15,7 @@ from flows.steps.build import run_build
 from flows.steps.evaluate import run_evaluate
 from flows.steps.finetune import run_finetune
 from flows.steps.gate import decide, load_gate
-from flows.steps.parts import open_base, open_builder, open_catalog, open_retriever, read_cases
+from flows.steps.parts import fresh_cases, open_base, open_builder, open_catalog, open_retriever, read_cases
 from flows.steps.promote import run_promote
 from flows.steps.serve import running_stack, tuned_arms
 from flows.steps.stage import StageContext
@@ -111,12 +111,15 @@ def evaluate_stage(stage: StageContext, adapter: str | None, backend: str, limit
     """Both arms on one backend, and the gate's decision on what they show."""
     registry = Registry(stage.lake.models_dir)
     entry = registry.get(adapter) if adapter else registry.list()[-1]
-    cases = read_cases(stage.flows.test_set)
+    tools = open_catalog(stage).tools
+    cases, stale = fresh_cases(read_cases(stage.flows.test_set), tools)
+    if stale:
+        stage.log(f"test questions left out, their answers do not fit the catalogue any more: {stale}")
     out_file = stage.run_folder / f"evaluation-{backend}.json"
     with tuned_arms(stage, backend, entry) as arms:
         report = run_evaluate(
             cases=cases,
-            tools=open_catalog(stage).tools,
+            tools=tools,
             retriever=open_retriever(stage),
             builder=open_builder(stage),
             backends=arms.backends,
@@ -141,7 +144,9 @@ def evaluate_stage(stage: StageContext, adapter: str | None, backend: str, limit
     write_json_atomic(stage.run_folder / f"gate-{backend}.json", record)
     failed = [check["name"] for check in record["checks"] if not check["passed"]]
     stage.log(f"gate: {'passed' if record['passed'] else 'refused, failed: ' + ', '.join(failed)}")
-    return report | {"adapter": entry.adapter_id, "passed": record["passed"], "failed_checks": failed}
+    return report | {
+        "adapter": entry.adapter_id, "passed": record["passed"], "failed_checks": failed, "stale_cases": stale,
+    }  # fmt: skip
 
 
 def promote_stage(stage: StageContext, adapter: str | None) -> Report:
