@@ -1,14 +1,18 @@
 """The books of ingest: every journal frame is in a table, in quarantine, dropped with a reason, or pending.
 
-Reads the journal, the quarantine folder and one snapshot of each table; writes nothing. The figures come from
-different places on purpose: `journalled` and `pending` from the segments, `ingested` from rows in the tables,
-`quarantined` from files, `dropped` from counters that were committed together with the rows.
+Reads the quarantine folder, one snapshot of each table, and of the journal what lies beyond the marks (or all of it);
+writes nothing. The figures come from different places on purpose: `journalled` and `pending` from the segments, as
+they were read once, `ingested` from rows in the tables, `quarantined` from files, `dropped` from counters that were
+committed together with the rows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +20,20 @@ import polars as pl
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from lake.journal.index import WorkerIndex, index_worker
+from lake.journal.blocks import Progress, WorkerScan
+from lake.journal.index import Bad, Entry, WorkerIndex, index_worker
 from lake.journal.quarantine import kept
 from lake.journal.reader import list_workers
 from lake.location import LakeDir
+from lake.marks import DROP_REASONS, TABLE_KINDS, Marks, marker_id, progress_of
 from lake.schemas.records import FrameKind
-from lake.tables import open_table
 
-TABLE_KINDS = {"requests": FrameKind.REQUEST, "reviews": FrameKind.REVIEW, "feedback": FrameKind.FEEDBACK}
-DROP_REASONS = ("duplicate_id", "erased")
+__all__ = ["TABLE_KINDS", "Audit", "Ledger", "audit", "marker_id"]
 
+_BLOCK_ROWS, _BLOCK_BYTES = 50_000, 64 << 20  # of what is looked at at once
 
-def marker_id(segment: str) -> str:
-    """Delta application id whose version is the committed byte offset of a segment, in each table."""
-    return f"journal:{segment}"
-
-
-def dropped_id(reason: str, segment: str) -> str:
-    """Delta application id whose version counts the frames of a segment dropped for `reason`."""
-    return f"journal-dropped:{reason}:{segment}"
+RowCounts = dict[str, tuple[int, int, int]]
+Places = set[tuple[str, int]]  # segment name, offset
 
 
 @dataclass(slots=True)
@@ -82,6 +81,7 @@ class Audit:
     shrunk: list[str] = field(default_factory=list[str])
     rows: dict[str, int] = field(default_factory=dict[str, int])
     versions: dict[str, int] = field(default_factory=dict[str, int])
+    oldest_pending_s: float | None = None
 
     @property
     def total(self) -> Ledger:
@@ -91,29 +91,44 @@ class Audit:
         return total
 
 
-def audit(journal_dir: Path, lake_dir: LakeDir, quarantine_dir: Path) -> Audit:
-    """Count everything anew. The tables are read first, so whatever they hold is in the segments read
-    after.
+def audit(journal_dir: Path, lake_dir: LakeDir, quarantine_dir: Path, now: datetime, *, whole: bool = False) -> Audit:
+    """Count everything on one snapshot of the tables, read before the segments: whatever they hold is in those.
+
+    What lies before the marks was counted as it was read, and these counts stand in the commits of the rows; with
+    `whole` every segment is read again and counted anew. `now` (UTC) tells how old a pending request is.
     """
-    tables = {name: open_table(lake_dir, name) for name in TABLE_KINDS}
-    rows = {name: _rows_by_segment(table, name) for name, table in tables.items()}
+    marks = {name: Marks(lake_dir, name) for name in TABLE_KINDS}
+    rows = {name: _rows_by_segment(held.table, name) for name, held in marks.items()}
     result = Audit(
         rows={name: sum(count for count, _, _ in counts.values()) for name, counts in rows.items()},
-        versions={name: table.version() for name, table in tables.items()},
+        versions={name: held.table.version() for name, held in marks.items()},
     )
-    workers = list_workers(journal_dir)
-    held = {worker: kept(quarantine_dir, worker) for worker in workers}
-    for worker in workers:
-        index = index_worker(worker)
-        ledger = _worker_ledger(index, tables, rows, held[worker])
-        if ledger is None:
+    for worker in list_workers(journal_dir):
+        held = kept(quarantine_dir, worker)  # before the segments: what is kept later is still among what is new
+        scan = WorkerScan(worker, _BLOCK_ROWS, _BLOCK_BYTES)
+        progress = progress_of(marks, scan)
+        if any(marks[name].offset(segment) > size for name in marks for segment, size in scan.sizes.items()):
             result.shrunk.append(worker.name)
+            continue
+        accounted = _accounted(scan, marks, rows)
+        if whole or progress.adopt:
+            _count_anew(index_worker(worker), marks, progress, held, accounted)
         else:
-            result.workers[worker.name] = ledger
+            _count_new(scan, marks, progress, held, accounted)
+            _note_pending(scan.rest.oldest, now, result)
+        result.workers[worker.name] = accounted
     return result
 
 
-def _rows_by_segment(table: DeltaTable, name: str) -> dict[str, tuple[int, int, int]]:
+def _note_pending(timestamp: str, now: datetime, result: Audit) -> None:
+    try:
+        age_s = (now - datetime.fromisoformat(timestamp)).total_seconds()
+    except (ValueError, TypeError):  # nothing is pending, or a broken time, which shows once the request is a row
+        return
+    result.oldest_pending_s = max(age_s, result.oldest_pending_s or 0.0)
+
+
+def _rows_by_segment(table: DeltaTable, name: str) -> RowCounts:
     """Per segment: rows, rows with a second half, rows that repeat a sequence number."""
     second = pc.field("backend").is_valid() if name == "requests" else pc.scalar(False)
     columns = {"segment": pc.field("segment"), "seq": pc.field("seq"), "second": second}
@@ -129,30 +144,60 @@ def _rows_by_segment(table: DeltaTable, name: str) -> dict[str, tuple[int, int, 
     }
 
 
-def _worker_ledger(
-    index: WorkerIndex,
-    tables: dict[str, DeltaTable],
-    rows: dict[str, dict[str, tuple[int, int, int]]],
-    held: set[tuple[str, int]],
-) -> Ledger | None:
-    ledger = Ledger(journalled=index.journalled)
-    ledger.dropped["duplicate_response"] += index.duplicate_responses
-    ledger.quarantined = sum(1 for place in held - index.forgotten if place[0] in index.ends)
-    ledger.pending = sum(1 for bad in index.bad if (bad.segment.name, bad.offset) not in held)
-    for name, kind in TABLE_KINDS.items():
-        marks: dict[str, int] = {}
-        for segment, end in index.ends.items():
-            marks[segment] = tables[name].transaction_version(marker_id(segment)) or 0
-            if marks[segment] > end:
-                return None
+def _accounted(scan: WorkerScan, marks: Mapping[str, Marks], rows: Mapping[str, RowCounts]) -> Ledger:
+    """What became of a worker's frames, as tables and commits tell."""
+    ledger = Ledger()
+    for name, held in marks.items():
+        for segment in scan.sizes:
             count, seconds, repeated = rows[name].get(segment, (0, 0, 0))
             ledger.ingested += count + seconds
             ledger.duplicated_rows += repeated
             for reason in DROP_REASONS:
-                ledger.dropped[reason] += tables[name].transaction_version(dropped_id(reason, segment)) or 0
-        for entry in index.entries[kind]:
-            if entry.offset >= marks[entry.segment.name]:
-                parts = (entry, entry.response) if entry.response else (entry,)
-                ledger.pending += sum(1 for part in parts if (part.segment.name, part.offset) not in held)
+                ledger.dropped[reason] += held.dropped(reason, segment)
     ledger.dropped += Counter()  # leaves out the zeros
     return ledger
+
+
+def _count_new(scan: WorkerScan, marks: Mapping[str, Marks], progress: Progress, held: Places, ledger: Ledger) -> None:
+    """Journalled: what was counted when it was read, and what lies beyond the marks now."""
+    ledger.quarantined = sum(1 for segment, _ in held if segment in scan.sizes)
+    ledger.journalled = sum(one.frames(segment) or 0 for one in marks.values() for segment in scan.sizes)
+    if not scan.is_new(progress):
+        return
+    for block in scan.blocks(progress):
+        entries = [entry for entries in block.entries.values() for entry in entries]
+        _pend(chain(entries, (one.response for one in entries), block.repeats, block.late), held, ledger)
+        _pend(block.bad_before, held, ledger)
+    ledger.journalled += len(scan.rest.places)
+    ledger.pending += sum(1 for place in scan.rest.places if place not in held)
+
+
+def _pend(found: Iterable[Entry | Bad | None], held: Places, ledger: Ledger) -> None:
+    for one in found:
+        if one is not None:
+            ledger.journalled += 1
+            ledger.pending += (one.segment.name, one.offset) not in held
+
+
+def _count_anew(
+    index: WorkerIndex, marks: Mapping[str, Marks], progress: Progress, held: Places, ledger: Ledger
+) -> None:
+    """Journalled: every frame on disk. Pending: those that no table has passed, taken ahead, or put into quarantine."""
+    ledger.journalled = index.journalled
+    ledger.quarantined = sum(1 for place in held - index.forgotten if place[0] in index.ends)
+    requests = marks["requests"]
+    halves = [*index.entries[FrameKind.REQUEST], *index.repeats]
+    halves += [entry.response for entry in index.entries[FrameKind.REQUEST] if entry.response is not None]
+    done = held | progress.ahead
+    for half in halves:
+        place = (half.segment.name, half.offset)
+        ledger.pending += half.offset >= requests.offset(half.segment.name) and place not in done
+    ledger.pending += sum(1 for bad in index.bad if (bad.segment.name, bad.offset) not in held)
+    for name, kind in TABLE_KINDS.items():
+        if kind != FrameKind.REQUEST:
+            ledger.pending += sum(
+                1
+                for entry in index.entries[kind]
+                if entry.offset >= marks[name].offset(entry.segment.name)
+                and (entry.segment.name, entry.offset) not in held
+            )

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import orjson
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.fs import DeltaStorageHandler
 
@@ -67,6 +68,27 @@ def actions(location: Location, version: int, kind: str) -> Iterator[dict[str, A
     for line in read_commit(location, version).splitlines():
         if found := orjson.loads(line).get(kind):
             yield found
+
+
+def transactions(location: Location, version: int) -> dict[str, int]:
+    """Every transaction version that the table has at `version`, by application id: all at once, since delta-rs reads
+    its log anew for each one that it is asked for. Raises `OSError` where the log has a gap, `ValueError` for damage.
+    """
+    files = file_system(location)
+    listed = files.get_file_info(pafs.FileSelector(LOG, allow_not_found=True))
+    checkpoints = [
+        int(name.split(".", 1)[0]) for one in listed if (name := one.base_name).endswith(".checkpoint.parquet")
+    ]
+    found: dict[str, int] = {}
+    start = 0
+    if known := [at for at in checkpoints if at <= version]:
+        start = max(known) + 1
+        with files.open_input_file(f"{LOG}/{start - 1:020d}.checkpoint.parquet") as handle:
+            column = pq.read_table(handle, columns=["txn"]).column("txn")
+        found = {one["appId"]: one["version"] for one in column.drop_null().to_pylist()}
+    for at in range(start, version + 1):
+        found.update((one["appId"], one["version"]) for one in actions(location, at, "txn"))
+    return found
 
 
 def sizes(location: Location) -> dict[str, int]:

@@ -22,10 +22,13 @@ SEGMENT_VERSION = 1  # of the frame format, written into each segment's header f
 
 _CHECKED = struct.Struct("<4sIBBQ")
 _CRC = struct.Struct("<I")
+_HEAD = struct.Struct("<4sIBBQI")
 HEADER_BYTES = _CHECKED.size + _CRC.size
 
 Buffer = bytes | bytearray | memoryview | mmap
+Whole = tuple[int, int, int, int, int, bytes]  # offset, end, kind, flags, seq, payload of a frame whose checksum held
 _FIND_STEP_BYTES = 1 << 20
+_value, _extend = google_crc32c.value, google_crc32c.extend
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,27 @@ def scan(data: Buffer, start: int = 0) -> Iterator[Frame | Damage]:
                     found = Damage(offset, following - offset, reason)
             yield found
             offset = found.end
+
+
+def bulk_scan(data: bytes | mmap, start: int = 0) -> Iterator[Whole | Damage]:
+    """`scan` for whole journals: sound frames come as plain tuples, a third of the cost. Same results, same order."""
+    offset, size = start, len(data)
+    while offset + HEADER_BYTES <= size:
+        magic, length, kind, flags, seq, crc = _HEAD.unpack_from(data, offset)
+        begin = offset + HEADER_BYTES
+        end = begin + length
+        if magic == MAGIC and end <= size and length <= MAX_PAYLOAD_BYTES:
+            payload = data[begin:end]
+            if _extend(_value(data[offset : offset + _CHECKED.size]), payload) == crc:
+                yield offset, end, kind, flags, seq, payload
+                offset = end
+                continue
+        found = next(scan(data, offset))
+        assert isinstance(found, Damage)
+        yield found
+        offset = found.end
+    if offset < size:  # less than a header: never a frame
+        yield from (item for item in scan(data, offset) if isinstance(item, Damage))
 
 
 def _decode(view: memoryview, offset: int) -> Frame | Damage:

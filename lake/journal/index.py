@@ -36,6 +36,7 @@ class Entry:
     response: Entry | None = None
     resolved: bool = True
     timestamp: str = ""  # of a request without its second half
+    payload: bytes | None = field(default=None, repr=False)  # where it is at hand (lake/journal/blocks.py)
 
     @property
     def frames(self) -> int:
@@ -62,10 +63,15 @@ class WorkerIndex:
     ends: dict[str, int] = field(default_factory=dict[str, int])
     entries: dict[int, list[Entry]] = field(default_factory=dict[int, list[Entry]])  # all but RESPONSE
     bad: list[Bad] = field(default_factory=list[Bad])
-    duplicate_responses: int = 0
+    repeats: list[Entry] = field(default_factory=list[Entry])  # second halves of requests that have one
+    erased_repeats: int = 0
     erased_seqs: set[int] = field(default_factory=set[int])  # of records that erasures overwrote
     forgotten: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])  # responses whose request is gone
     journalled: int = 0  # data frames and damaged ranges
+
+    @property
+    def duplicate_responses(self) -> int:
+        return len(self.repeats) + self.erased_repeats
 
     def pending(self) -> Entry | None:
         """The earliest request that may still get its second half; the committed offset never passes it."""
@@ -105,7 +111,7 @@ def index_worker(directory: Path) -> WorkerIndex:
                 continue
             payload = parse_payload(found)
             if found.kind == FrameKind.SEGMENT_HEADER:
-                failed.extend(_failed_ranges(payload))
+                failed.extend(failed_ranges(payload))
                 continue
             first_seq = found.seq if first_seq is None else first_seq
             pruned_before = first_seq if index.segments[0].number > 1 else 0
@@ -155,7 +161,7 @@ def _add(
     if frame.kind == FrameKind.RESPONSE:
         assert request is not None
         if request.response is not None:
-            index.duplicate_responses += 1
+            index.repeats.append(entry)
         else:
             request.response = entry
         return
@@ -172,10 +178,10 @@ def _add_erased(index: WorkerIndex, frame: Frame) -> None:
     """
     index.erased_seqs.add(frame.seq)
     index.journalled += frame.flags != ErasedAs.NOTHING
-    index.duplicate_responses += frame.flags == ErasedAs.DUPLICATE_RESPONSE
+    index.erased_repeats += frame.flags == ErasedAs.DUPLICATE_RESPONSE
 
 
-def _failed_ranges(header: dict[str, Any] | None) -> list[tuple[int, int]]:
+def failed_ranges(header: dict[str, Any] | None) -> list[tuple[int, int]]:
     """`failed` of a segment header: sequence numbers whose callers were told that the journal failed."""
     ranges: list[tuple[int, int]] = []
     for pair in (header or {}).get("failed") or []:

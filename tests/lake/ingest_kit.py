@@ -8,7 +8,10 @@ from typing import Any
 
 from ulid import ULID
 
+from lake import ingest as ingest_module
+from lake.ingest import IngestReport
 from lake.journal.writer import FramePosition, JournalWriter
+from lake.ledger import audit
 from lake.schemas.records import (
     FeedbackRecord,
     FrameKind,
@@ -77,3 +80,11 @@ def rows(paths: LakeSettings, name: str = "requests") -> list[dict[str, Any]]:
 
 def ids(paths: LakeSettings) -> list[str]:
     return sorted(row["request_id"] for row in rows(paths))
+
+
+def ingest(paths: LakeSettings, now: datetime) -> IngestReport:
+    """`lake.ingest.ingest`, and a whole count of the journal that has to come to the same figures."""
+    report = ingest_module.ingest(paths, now)
+    whole = audit(paths.journal_dir, paths.lake_dir, paths.data_dir / "quarantine", now, whole=True)
+    assert whole.total.to_dict() == report.total.to_dict()
+    return report

@@ -15,7 +15,6 @@ import orjson
 import pytest
 
 from lake.errors import IngestError
-from lake.ingest import ingest
 from lake.journal.disk import OsDisk
 from lake.journal.frames import encode
 from lake.journal.reader import find, list_segments
@@ -27,7 +26,7 @@ from lake.schemas.records import (
 )
 from lake.settings import LakeSettings
 from lake.tables import open_table
-from tests.lake.ingest_kit import NOW, ROOT, feedback, ids, put, request, response, review, rows, serve
+from tests.lake.ingest_kit import NOW, ROOT, feedback, ids, ingest, put, request, response, review, rows, serve
 
 
 @pytest.fixture
@@ -162,7 +161,10 @@ def test_copied_segments_and_repeated_ids_are_dropped_with_a_reason(paths: LakeS
     shutil.copytree(writer.directory, paths.journal_dir / "restored")
     report = ingest(paths, NOW)
     assert report.rows_added == {"requests": 0, "reviews": 0, "feedback": 0}
-    assert report.run.dropped == {"duplicate_id": 8}  # 3 × 2 halves, the repeated one, the review
+    assert report.run.dropped == {
+        "duplicate_id": 8,
+        "duplicate_response": 1,
+    }  # 3 × 2 halves, one more, a review
     assert report.total.dropped == {"duplicate_id": 9, "duplicate_response": 2}
     assert ids(paths) == sorted(served)
     assert ingest(paths, NOW).total.to_dict() == report.total.to_dict()

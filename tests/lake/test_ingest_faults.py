@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from lake import ingest as ingest_module
 from lake.errors import CommitConflictError, CommitUnknownError, IngestError
-from lake.ingest import ingest
 from lake.journal.frames import Damage, scan
 from lake.journal.reader import read_segment
 from lake.journal.writer import JournalWriter
@@ -24,7 +23,7 @@ from lake.schemas.records import (
 )
 from lake.settings import LakeSettings
 from lake.tables import append, open_table
-from tests.lake.ingest_kit import NOW, ROOT, ids, put, request, response, review, rows, serve
+from tests.lake.ingest_kit import NOW, ROOT, ids, ingest, put, request, response, review, rows, serve
 
 
 @pytest.fixture
