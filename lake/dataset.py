@@ -135,7 +135,7 @@ def write_dataset(
     if not certificate["disjoint"]:
         touching = [name for name, pair in certificate["pairs"].items() if not pair["disjoint"]]
         raise DatasetError(
-            f"The sides of the dataset touch ({', '.join(touching)}), so it is not written: keep splits.json "
+            f"The sides of the dataset touch ({', '.join(touching)}), so it is not written: keep the folder splits "
             "and report it with the certificate in this error, it is a fault of the split.",
             certificate=certificate,
         )

@@ -1,24 +1,22 @@
 """From the lake to a dataset version: label, clean, ground, cluster, split, render, write.
 
 Reads the tables requests, reviews, feedback and synthetic (each at one version) and the test questions;
-writes `data/datasets/<version>/` and `data/datasets/splits.json`. Retrieval is not run again: the retrieved
+writes `data/datasets/<version>/` and `data/datasets/splits/`. Retrieval is not run again: the retrieved
 items are those that the log holds, so a row's prompt is the one that was served. Same table versions, config,
 splits and tokenizer give the same version and bytes. Every dropped row is in rejects.jsonl with its reason.
 """
 
 from __future__ import annotations
 
-import fcntl
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from flows.steps.build_rows import BuildConfig, cap_clusters, judge, limit_synthetic
+from flows.steps.build_rows import BuildConfig, cap_clusters, drop_touching, judge, limit_synthetic
 from lake.dataset import Dataset, verify, write_dataset
 from lake.errors import DatasetError
 from lake.files import canonical_json, sha256_bytes
@@ -31,15 +29,14 @@ from lake.rules.label import (
     synthetic_candidates,
 )
 from lake.rules.render import RenderedRow
-from lake.rules.shingles import question_key
-from lake.rules.split import assign, load_book, save_book
+from lake.rules.split import assign
 from lake.schemas.rows import Reject
+from lake.split_store import SplitStore, one_at_a_time
 from lake.tables import scan, table_version
 from lake.text import nfc
 
 __all__ = ["BuildConfig", "read_test_questions", "run_build"]
 
-SPLITS_FILE = "splits.json"
 SOURCES = ("requests", "reviews", "feedback", "synthetic")
 
 
@@ -71,15 +68,6 @@ def read_test_questions(path: Path | None) -> list[str]:
             ) from error
         questions.append(nfc(question))
     return questions
-
-
-@contextmanager
-def _one_build_at_a_time(datasets_dir: Path) -> Iterator[None]:
-    """Two builds that decide splits at once could decide differently; the second waits for the first."""
-    datasets_dir.mkdir(parents=True, exist_ok=True)
-    with (datasets_dir / ".lock").open("ab") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _read(lake_dir: LakeDir) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
@@ -116,7 +104,7 @@ def run_build(
     """
     config = (config or BuildConfig()).check()
     test_questions = read_test_questions(test_file)
-    with _one_build_at_a_time(datasets_dir):
+    with one_at_a_time(datasets_dir):
         tables, versions = _read(lake_dir)
         dataset, rejects, served = _build(
             tables, versions, datasets_dir, test_questions, builder, config,
@@ -168,29 +156,29 @@ def _build(
         if candidate.prompt_sha256:
             served["same" if candidate.prompt_sha256 == judged.prompt.sha256 else "other"] += 1
 
-    book_path = datasets_dir / SPLITS_FILE
+    store = SplitStore(datasets_dir)
     assignment = assign(
         [one.row.question for one in rows],
         test_questions,
-        load_book(book_path),
+        store.load(),
         config.seed,
         config.holdout_share,
         config.near_duplicate_threshold,
+        [one.row.label_source == "synthetic" for one in rows],
     )
     placed: list[RenderedRow] = []
-    for one in rows:
-        key = question_key(one.row.question)
-        if reason := assignment.rejected.get(key):
+    for number, one in enumerate(rows):
+        if reason := assignment.rejected(number):
             rejects.append(Reject(one.row.source_ids[0], reason, one.row.question))
             continue
-        decision = assignment.decided[key]
-        row = replace(one.row, cluster_id=decision.cluster_id, split=decision.side)
+        row = replace(one.row, cluster_id=assignment.cluster_id(number), split=assignment.side(number))
         placed.append(replace(one, row=row))
     placed, capped = cap_clusters(placed, config)
     placed, surplus = limit_synthetic(placed, config)
-    rejects += capped + surplus
+    placed, bridges = drop_touching(placed, config)
+    rejects += capped + surplus + bridges
     if any(one.row.split == "train" for one in placed):
-        save_book(book_path, assignment.book)  # before the dataset: a split once shown must stay decided
+        store.save(assignment.book)  # before the dataset: a split once shown must stay decided
     inputs = {
         "tables": dict(versions),
         "test_sha256": sha256_bytes(canonical_json(sorted(test_questions))),

@@ -14,9 +14,11 @@ from lake.errors import DatasetError, QuestionError
 from lake.files import canonical_json, sha256_bytes
 from lake.prompt import PromptBuilder
 from lake.rules import clean
+from lake.rules.certificate import touching
 from lake.rules.ground import grounded, right_tool
 from lake.rules.label import Candidate, Policy
 from lake.rules.render import RenderedRow, render
+from lake.rules.shingles import shingle
 from lake.rules.split import draw
 from lake.schemas.rows import DatasetRow, Reject
 
@@ -136,3 +138,14 @@ def limit_synthetic(rows: Sequence[RenderedRow], config: BuildConfig) -> tuple[l
     ordered = sorted(made, key=lambda one: draw(config.seed, one.row.row_id))
     dropped = [Reject(one.row.source_ids[0], "synthetic_share", one.row.question) for one in ordered[limit:]]
     return [*own, *ordered[:limit]], dropped
+
+
+def drop_touching(rows: Sequence[RenderedRow], config: BuildConfig) -> tuple[list[RenderedRow], list[Reject]]:
+    """Training rows that the certificate would find near a hold-out row: a large split is sure to some 98 % only."""
+    train = [number for number, one in enumerate(rows) if one.row.split == "train"]
+    held = [number for number, one in enumerate(rows) if one.row.split == "holdout"]
+    sets, held_sets = (shingle([rows[number].row.question for number in side]) for side in (train, held))
+    near = touching(sets, held_sets, config.near_duplicate_threshold)
+    gone = {number for number, is_near in zip(train, near.tolist(), strict=True) if is_near}
+    dropped = [Reject(rows[number].row.source_ids[0], "bridges_split", rows[number].row.question) for number in gone]
+    return [one for number, one in enumerate(rows) if number not in gone], dropped

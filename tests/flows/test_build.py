@@ -285,7 +285,7 @@ def test_unlabelled_and_length_settings_have_their_effect(tmp_path: Path) -> Non
     lake.add(requests=rows)
     with pytest.raises(DatasetError, match="no_label 9"):
         lake.build()
-    assert not (tmp_path / "datasets" / "splits.json").exists()
+    assert not (tmp_path / "datasets" / "splits").exists()
     served = lake.build(unlabelled="served")
     assert served["label_sources"] == {"served": 9}
     short = lake.build(unlabelled="served", max_prompt_tokens=80, max_tokens=200)
