@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from lake.ingest import ingest
 from lake.journal.writer import JournalWriter
 from lake.location import S3Location
 from lake.lookup import find_request
+from lake.maintenance import maintain_table
+from lake.retention import RetentionSettings
 from lake.schemas.records import FrameKind
 from lake.settings import LakeSettings
 from lake.storage import sizes
@@ -132,6 +134,26 @@ def test_ingesters_at_the_same_time_make_one_table(paths: LakeSettings, url: str
     assert ids(paths) == sorted(served)
     report = ingest(paths, NOW)
     assert report.total.closes and report.rows["requests"] == len(rows(paths)) == 24
+
+
+def test_maintenance_on_s3(paths: LakeSettings) -> None:
+    lake = paths.lake_dir
+    for n in range(14):
+        append(lake, "runs", [run_row(0, run_id=f"r{n:02d}")])
+    now = datetime.now(UTC) + timedelta(days=60)
+    kind = RetentionSettings().model_copy(update={"vacuum_hours": 0})
+    before = sizes(lake / "runs")
+    planned = maintain_table(lake, "runs", kind, {12: ["aa"]}, now, dry_run=True)
+    assert planned is not None and planned.merged_files == 14 and sizes(lake / "runs") == before
+    done = maintain_table(lake, "runs", kind, {12: ["aa"]}, now)
+    assert done is not None
+    assert (done.merged_files, done.files_after, done.removed_files) == (14, 1, 2)
+    assert done.kept_versions == {12: ["aa"]} and done.checkpoint
+    again = maintain_table(lake, "runs", kind, {}, now)
+    assert again is not None and again.removed_files == 12 and again.log_files > 10
+    after = sizes(lake / "runs")
+    assert len([name for name in after if name.startswith("date=")]) == 1
+    assert sorted(scan(lake, "runs").collect()["run_id"]) == [f"r{n:02d}" for n in range(14)]
 
 
 def test_a_server_that_is_gone_is_one_line(tmp_path: Path) -> None:
