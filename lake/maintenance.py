@@ -22,7 +22,7 @@ from lake.errors import IngestError
 from lake.evolution import HOOKS
 from lake.location import LakeDir, Location
 from lake.retention import RetentionSettings
-from lake.storage import make_durable, sizes
+from lake.storage import make_durable, paths, sizes
 from lake.table_log import last_rewrite, needs_checkpoint, old_files, remove
 from lake.tables import WRITER, existing_table
 
@@ -159,14 +159,7 @@ def _is_readable(lake_dir: LakeDir, name: str, version: int, there: Mapping[str,
         table = existing_table(lake_dir, name, version)
     except Exception:  # whatever delta-rs says of a log that lacks commits
         return False
-    return table is not None and _paths(table) <= there.keys()
-
-
-def _paths(table: DeltaTable) -> set[str]:
-    """Files of the snapshot, below the table."""
-    root = str(table.table_uri).rstrip("/") + "/"
-    root = root.removeprefix("file://")
-    return {uri.removeprefix("file://").removeprefix(root) for uri in table.file_uris()}
+    return table is not None and set(paths(table)) <= there.keys()
 
 
 def _vacuum(table: DeltaTable, there: Mapping[str, int], hours: int, report: TableMaintenance, dry_run: bool) -> None:

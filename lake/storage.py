@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import orjson
+import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
@@ -89,6 +90,12 @@ def transactions(location: Location, version: int) -> dict[str, int]:
     for at in range(start, version + 1):
         found.update((one["appId"], one["version"]) for one in actions(location, at, "txn"))
     return found
+
+
+def paths(table: DeltaTable) -> list[str]:
+    """Files of the snapshot, below the table; `file_uris` would give them in the form of URLs."""
+    added: Any = pa.table(table.get_add_actions())
+    return sorted(unquote(path) for path in added.column("path").to_pylist())
 
 
 def sizes(location: Location) -> dict[str, int]:

@@ -12,7 +12,9 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import duckdb
 import polars as pl
@@ -254,7 +256,9 @@ def table_version(lake_dir: LakeDir, name: str) -> int:
 def scan(lake_dir: LakeDir, name: str, version: int | None = None) -> pl.LazyFrame:
     """The table as a polars LazyFrame at a version (default: the newest), with this version's columns."""
     table = _table(lake_dir, name, version)
-    frame = pl.scan_delta(table, storage_options=polars_options(lake_dir / name))
+    # polars takes delta-rs's URLs for file names: it misses a local folder whose name is another as a URL.
+    as_url = isinstance(lake_dir, Path) and quote(str(lake_dir.resolve())) != str(lake_dir.resolve())
+    frame = pl.scan_delta(table, storage_options=polars_options(lake_dir / name), use_pyarrow=as_url)
     have = {field.name for field in table.schema().fields}
     wanted = pl.DataFrame(TABLES[name].empty_table()).schema
     return frame.select(

@@ -16,6 +16,8 @@ from deltalake import DeltaTable, Schema
 
 from lake import tables
 from lake.errors import CommitConflictError, CommitUnknownError, IngestError, SetupError
+from lake.maintenance import maintain_table
+from lake.retention import RetentionSettings
 from lake.schemas.tables import TABLES
 from lake.tables import append, existing, open_table, relation, scan, table_version, to_arrow
 
@@ -46,6 +48,22 @@ def test_rows_come_back_through_polars_and_duckdb_at_each_version(tmp_path: Path
     assert dates == ["date=2026-01-01", "date=2026-01-02"]
     assert all(".zstd." in path.name for path in (tmp_path / "runs").glob("date=*/*.parquet"))
     assert DeltaTable(tmp_path / "runs").history(1)[0]["why"] == "test"
+
+
+@pytest.mark.parametrize("folder", ["my lake", "호수", "x+y&z#1"])
+def test_any_folder_name_will_do(tmp_path: Path, folder: str) -> None:
+    lake = tmp_path / folder
+    append(lake, "runs", [run_row(0)])
+    append(lake, "runs", [run_row(0, run_id="r1")])
+    assert scan(lake, "runs").filter(pl.col("run_id") == "r1").collect().height == 1
+    assert scan(lake, "runs", version=1).collect().height == 1
+    assert existing(open_table(lake, "runs"), "run_id", {"r0"}) == {"r0"}
+    with duckdb.connect() as connection:
+        assert relation(connection, lake, "runs").aggregate("count(*)").fetchall() == [(2,)]
+    kind = RetentionSettings().model_copy(update={"vacuum_hours": 0, "compact_files": 2})
+    done = maintain_table(lake, "runs", kind, {1: ["aa"]}, datetime.now(UTC))
+    assert done is not None and done.kept_versions == {1: ["aa"]} and done.files_after == 1
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
 
 
 def test_the_date_is_that_of_utc(tmp_path: Path) -> None:
