@@ -11,12 +11,11 @@ ingesters and look-ups, to kill anywhere and to repeat.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-
-from deltalake import DeltaTable
 
 from lake.files import fsync_dir
 from lake.journal.index import WorkerIndex, index_worker
@@ -24,9 +23,9 @@ from lake.journal.quarantine import kept
 from lake.journal.reader import Segment, list_segments, list_workers
 from lake.journal.removal import removing
 from lake.journal.segments import LOCK_NAME
-from lake.ledger import TABLE_KINDS, marker_id
 from lake.location import LakeDir
-from lake.tables import open_table
+from lake.marks import TABLE_KINDS, Marks
+from lake.schemas.records import FrameKind
 
 _NAMED = 100  # of a report
 _WAIT_S = 30.0  # for ingesters; the next run finds the same segments
@@ -68,7 +67,7 @@ def remove_ingested(
     """
     report = JournalRemoval()
     with removing(journal_dir, _WAIT_S) as alone:
-        tables: dict[str, DeltaTable] | None = None
+        marks: dict[str, Marks] | None = None
         for worker in list_workers(journal_dir):
             segments = list_segments(worker)
             if not alone:
@@ -77,10 +76,10 @@ def remove_ingested(
             if segments and not _is_old(segments[0], keep_days, now):  # most workers: nothing is read
                 report.kept["young"] += len(segments)
                 continue
-            tables = tables or {name: open_table(lake_dir, name) for name in TABLE_KINDS}
+            marks = marks or {name: Marks(lake_dir, name) for name in TABLE_KINDS}
             index = index_worker(worker)
             held = kept(quarantine_dir, worker)
-            _remove(index, _done(index, tables, held, keep_days, now, report), report, dry_run)
+            _remove(index, _done(index, marks, held, keep_days, now, report), report, dry_run)
     return report
 
 
@@ -90,19 +89,19 @@ def _is_old(segment: Segment, keep_days: float, now: datetime) -> bool:
 
 def _done(
     index: WorkerIndex,
-    tables: dict[str, DeltaTable],
+    marks: Mapping[str, Marks],
     held: set[tuple[str, int]],
     keep_days: float,
     now: datetime,
     report: JournalRemoval,
 ) -> list[Segment]:
     """The leading segments that may go; why the first of the others stays is counted for all of them."""
-    waiting = _waiting(index, tables)
+    waiting = _waiting(index, marks, held)
     unkept = {bad.segment.name for bad in index.bad if (bad.segment.name, bad.offset) not in held}
     shrunk = {
         segment
         for segment, end in index.ends.items()
-        if any((table.transaction_version(marker_id(segment)) or 0) > end for table in tables.values())
+        if any(of_table.offset(segment) > end for of_table in marks.values())
     }
     for position, segment in enumerate(index.segments):
         reason = ""
@@ -122,12 +121,22 @@ def _done(
     return index.segments
 
 
-def _waiting(index: WorkerIndex, tables: dict[str, DeltaTable]) -> set[str]:
-    """Names of segments that hold a record which its table's mark has not passed (pending ones among them)."""
-    found: set[str] = set()
+def _waiting(index: WorkerIndex, marks: Mapping[str, Marks], held: set[tuple[str, int]]) -> set[str]:
+    """Names of segments with a record that its table's mark has not passed (pending ones among them); a second half
+    may have been taken ahead of the mark.
+    """
+    requests = index.entries[FrameKind.REQUEST]
+    done = held | (marks["requests"].ahead(index.directory.name) or frozenset())
+    halves = [*requests, *index.repeats, *(one.response for one in requests if one.response is not None)]
+    found = {
+        half.segment.name
+        for half in halves
+        if half.offset >= marks["requests"].offset(half.segment.name) and (half.segment.name, half.offset) not in done
+    }
     for name, kind in TABLE_KINDS.items():
-        marks = {segment: tables[name].transaction_version(marker_id(segment)) or 0 for segment in index.ends}
-        found |= {entry.segment.name for entry in index.entries[kind] if entry.offset >= marks[entry.segment.name]}
+        if kind != FrameKind.REQUEST:
+            of_table, entries = marks[name], index.entries[kind]
+            found |= {one.segment.name for one in entries if one.offset >= of_table.offset(one.segment.name)}
     return found
 
 

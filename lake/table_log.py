@@ -25,6 +25,7 @@ from lake.storage import LOG, file_system
 _NUMBERED = re.compile(r"^(\d{20})\.(json|checkpoint\.parquet|crc)$")
 _LEFTOVER = re.compile(r"\.(tmp|broken)$|#\d+$")
 _REWRITES = frozenset({"DELETE", "UPDATE", "MERGE", "RESTORE", "REPLACE TABLE"})
+_SETTLED = timedelta(hours=1)  # a reader that listed the log before a checkpoint was there reads the commits instead
 CHECKPOINT_EVERY = 10  # commits, for maintenance; delta-rs makes one every 100 by itself
 
 
@@ -73,7 +74,11 @@ def old_files(location: Location, newest: int, keep_days: float, keep: Collectio
     files, cutoff = log_files(location), now - timedelta(days=keep_days)
     young = [one.version for one in files if one.kind == "json" and one.version is not None and one.time >= cutoff]
     oldest = min([*young, *keep, newest])
-    checkpoints = [one for one in files if one.kind == "checkpoint.parquet" and (one.version or 0) <= oldest]
+    checkpoints = [
+        one
+        for one in files
+        if one.kind == "checkpoint.parquet" and (one.version or 0) <= oldest and now - one.time > _SETTLED
+    ]
     start = max((one.version or 0 for one in checkpoints if _is_whole(location, one.path)), default=0)
     gone = [one for one in files if one.version is not None and one.version < start]
     gone += [one for one in files if one.version is None and one.time < cutoff]

@@ -138,6 +138,9 @@ def test_no_commit_goes_on_the_word_of_a_damaged_checkpoint(tmp_path: Path) -> N
     (checkpoint,) = (tmp_path / "runs/_delta_log").glob("*.checkpoint.parquet")
     late = NOW + timedelta(days=400)
     assert old_files(tmp_path / "runs", 12, 30, [], late)
+    soon = datetime.now(UTC) + timedelta(minutes=30)
+    assert old_files(tmp_path / "runs", 12, 0, [], soon) == [], "a reader may not know of a new checkpoint yet"
+    assert old_files(tmp_path / "runs", 12, 0, [], soon + timedelta(hours=1))
     assert old_files(tmp_path / "runs", 12, 30, [5], late) == [], "no checkpoint at or below version 5"
     data = bytearray(checkpoint.read_bytes())
     data[len(data) // 3 : len(data) // 2] = os.urandom(len(data) // 2 - len(data) // 3)
