@@ -14,16 +14,16 @@ from dataclasses import dataclass
 
 from ko_pii.core.unicode_norm import normalize_unicode
 
+from lake.privacy.triggers import BLANK, FOLDED
 from lake.privacy.types import PLACEHOLDER, Span
 from lake.privacy.words import HANGUL_DIGIT_VALUES, HANGUL_DIGITS, SPOKEN_DIGIT_VALUES, SPOKEN_DIGITS
 
-BLANK = "\ufffc"  # OBJECT REPLACEMENT CHARACTER: matches no detector
 MIN_SPELLED = 7  # digits in a row before spelled ones count as digits: fewer are ordinary words
 
 _SPELLED = re.compile(
     rf"[{HANGUL_DIGITS}\d](?:[ \-.,·/~]{{0,2}}(?:에|의|다시|하이픈|대시)?[ ]?[{HANGUL_DIGITS}\d]){{{MIN_SPELLED},}}"
-    r"(?<!이(?=[가-힣]))"  # a particle that follows the number is no digit
 )
+_PARTICLE = re.compile("이(?=[가-힣])")  # "...칠팔이고": is it a two, or a particle? Both are tried.
 _SPOKEN = re.compile(
     rf"(?<![A-Za-z])(?:{SPOKEN_DIGITS})(?:[ ,\-]{{1,3}}(?:{SPOKEN_DIGITS})){{{MIN_SPELLED - 1},}}(?![A-Za-z])",
     re.IGNORECASE,
@@ -51,11 +51,11 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """The views of one text; the same object where two are the same."""
+    """The views of one text; `digits` is `plain` where nothing was disguised, `spelled` is empty where nothing was."""
 
     plain: View
     digits: View
-    spelled: View
+    spelled: tuple[View, ...]
 
 
 def blank(match: re.Match[str]) -> str:
@@ -63,14 +63,26 @@ def blank(match: re.Match[str]) -> str:
     return BLANK * len(match.group())
 
 
-def views(text: str) -> Views:
-    """All views of `text`, its placeholders blanked."""
+def views(text: str, spelled: bool) -> Views:
+    """All views of `text`, its placeholders blanked; `spelled`: look for spelled and spaced digits as well."""
     source = PLACEHOLDER.sub(blank, text)
-    plain = View(*normalize_unicode(source, fold_numeric=False), len(text))
-    digits = View(*normalize_unicode(source), len(text))
-    if digits.text == plain.text:
-        digits = plain
-    return Views(plain, digits, _spell(_spell(digits, _SPELLED, _hangul_digits), _SPOKEN, _spoken_digits))
+    plain = View(source, [], len(text))
+    if FOLDED.search(source):
+        plain = View(*normalize_unicode(source, fold_numeric=False), len(text))
+    if not spelled:
+        return Views(plain, plain, ())
+    digits, starts = normalize_unicode(plain.text)
+    if digits == plain.text:
+        numbers = plain
+    else:
+        at = starts or range(len(digits))
+        numbers = View(digits, [plain.starts[start] for start in at] if plain.starts else list(starts), len(text))
+    readings: list[View] = []
+    for particle in (False, True):
+        view = _spell(_spell(numbers, _SPELLED, _hangul_digits, particle), _SPOKEN, _spoken_digits)
+        if view is not numbers and view not in readings:
+            readings.append(view)
+    return Views(plain, numbers, tuple(readings))
 
 
 def _hangul_digits(run: str) -> list[tuple[int, str]] | None:
@@ -94,18 +106,21 @@ def _spoken_digits(run: str) -> list[tuple[int, str]]:
     return [(word.start(), SPOKEN_DIGIT_VALUES[word.group().lower()]) for word in _SPOKEN_DIGIT.finditer(run)]
 
 
-def _spell(view: View, runs: re.Pattern[str], read: Callable[[str], list[tuple[int, str]] | None]) -> View:
-    """`view` with each run of spelled digits written in digits."""
+def _spell(
+    view: View, runs: re.Pattern[str], read: Callable[[str], list[tuple[int, str]] | None], particle: bool = False
+) -> View:
+    """`view` with each run of spelled digits written in digits; `particle`: without a last one that may be none."""
     pieces: list[str] = []
     starts: list[int] = []
     at = 0
     for run in runs.finditer(view.text):
-        written = read(run.group())
+        end = run.end() - (1 if particle and _PARTICLE.match(view.text, run.end() - 1) else 0)
+        written = read(view.text[run.start() : end])
         if written is None:
             continue
         pieces += [view.text[at : run.start()], *(char for _, char in written)]
         starts += [*range(at, run.start()), *(run.start() + offset for offset, _ in written)]
-        at = run.end()
+        at = end
     if not pieces:
         return view
     pieces.append(view.text[at:])

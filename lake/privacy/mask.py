@@ -15,21 +15,41 @@ from dataclasses import dataclass, field
 
 from lake.privacy.addresses import address
 from lake.privacy.fold import View, blank, views
-from lake.privacy.names import name
-from lake.privacy.numbers import business, card, document, resident
+from lake.privacy.names import english_name, korean_name
+from lake.privacy.numbers import business, card, document, resident, social_security
 from lake.privacy.online import email, ip, secret
 from lake.privacy.phones import account, phone
-from lake.privacy.triggers import could_hold
+from lake.privacy.triggers import BITS, EVERY, families
 from lake.privacy.types import PLACEHOLDERS, RANK, Span
 
 Detector = Callable[[str], Iterator[Span]]
 
-IN_NUMBERS: tuple[Detector, ...] = (resident, card, account, business, phone, document)
-IN_LETTERS: tuple[Detector, ...] = (document, ip, address, name)
-ANYWHERE: tuple[Detector, ...] = (email, secret)
+# Detectors by the families (`triggers.FAMILIES`) that call for them; an odd character calls for all.
+_DIGITS = BITS["digits"] | BITS["spelled"]
+IN_NUMBERS: tuple[tuple[Detector, int], ...] = (
+    (resident, _DIGITS),
+    (social_security, _DIGITS),
+    (card, _DIGITS),
+    (account, _DIGITS | BITS["account"]),
+    (business, _DIGITS),
+    (phone, _DIGITS),
+    (document, _DIGITS | BITS["document"]),
+)
+IN_LETTERS: tuple[tuple[Detector, int], ...] = (
+    (document, BITS["document"]),
+    (ip, BITS["ip"]),
+    (address, BITS["address"]),
+    (korean_name, BITS["name_ko"]),
+    (english_name, BITS["name_en"]),
+)
+ANYWHERE: tuple[tuple[Detector, int], ...] = ((email, BITS["email"]), (secret, BITS["secret"]))
 
-# Scheme, host and path of an address hold product numbers, not people's; what stands behind `?` or `#` may.
-_URL = re.compile(r"(?:https?|ftp)://[^\s<>\"'`?#@]+(?![^\s/?#]*@)", re.IGNORECASE)
+# The numbers in an address are those of pages and products, unless a parameter says otherwise.
+_URL = re.compile(r"(?:https?|ftp)://[^\s<>\"'`]+", re.IGNORECASE)
+_TELLING = re.compile(
+    r"[?&#][a-z_\-]*(?:phone|tel|mobile|cell|hp|rrn|jumin|ssn|card|account|passport|licen[cs]e|name|addr)[a-z_\-]*=",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +60,33 @@ class Masked:
     counts: Counter[str] = field(default_factory=Counter[str])
 
 
-def find(text: str) -> list[Span]:
-    """Every span of personal data in `text`, in order, none overlapping; overlapping finds become one span."""
-    if not could_hold(text):
+def find(text: str, wanted: int | None = None) -> list[Span]:
+    """Every span of personal data in `text`, in order, none overlapping; overlapping finds become one span.
+
+    `wanted`: what `triggers.families(text)` says, where it is known already.
+    """
+    wanted = families(text) if wanted is None else wanted
+    if not wanted:
         return []
-    seen = views(text)
-    found = set(_search(seen.plain, ANYWHERE))
-    found |= set(_search(_without_urls(seen.plain), IN_LETTERS))
-    for view in {id(view): view for view in (seen.digits, seen.spelled)}.values():
-        found |= set(_search(_without_urls(view), IN_NUMBERS))
+    wanted = EVERY if wanted & BITS["odd"] else wanted
+    seen = views(text, bool(wanted & BITS["spelled"]))
+    found = set(_search(seen.plain, ANYWHERE, wanted))
+    found |= set(_search(_without_urls(seen.plain), IN_LETTERS, wanted))
+    for view in (seen.digits, *seen.spelled):
+        found |= set(_search(_without_urls(view), IN_NUMBERS, wanted))
     return _merge(found)
 
 
-def mask(text: str, off: Iterable[str] = ()) -> Masked:
-    """`text` with personal data replaced, types in `off` left alone. Never raises on any str."""
+def mask(text: str, off: Iterable[str] = (), wanted: int | None = None) -> Masked:
+    """`text` with personal data replaced, types in `off` left alone. Never raises on any str.
+
+    `wanted`: what `triggers.families(text)` says, where it is known already.
+    """
     left = frozenset(off)
     counts: Counter[str] = Counter()
-    while True:  # a placeholder may be the context of what follows; each round leaves less to find, so it ends
-        spans = [span for span in find(text) if span.kind not in left]
+    wanted = families(text) if wanted is None else wanted
+    while True:  # what went may have hidden what stood beside it; each round leaves less to find, so it ends
+        spans = [span for span in find(text, wanted) if span.kind not in left]
         if not spans:
             return Masked(text, counts)
         pieces: list[str] = []
@@ -70,12 +99,15 @@ def mask(text: str, off: Iterable[str] = ()) -> Masked:
 
 
 def _without_urls(view: View) -> View:
-    return View(_URL.sub(blank, view.text), view.starts, view.source_length) if "://" in view.text else view
+    if "://" not in view.text:
+        return view
+    text = _URL.sub(lambda url: url.group() if _TELLING.search(url.group()) else blank(url), view.text)
+    return View(text, view.starts, view.source_length)
 
 
-def _search(view: View, detectors: Iterable[Detector]) -> Iterator[Span]:
-    for detect in detectors:
-        for span in detect(view.text):
+def _search(view: View, detectors: Iterable[tuple[Detector, int]], wanted: int) -> Iterator[Span]:
+    for detect, bits in detectors:
+        for span in detect(view.text) if bits & wanted else ():
             yield view.to_source(span.start, span.end, span.kind)
 
 

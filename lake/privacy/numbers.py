@@ -9,7 +9,7 @@ random. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 
 from ko_pii.checksum.business_reg_checksum import is_valid_checksum as business_checksum
@@ -20,11 +20,9 @@ from lake.privacy.types import Span
 
 # What may stand between the groups of one number.
 _SEP = r"[ \t]?[\-./~_:,)(|*+\\]?[ \t]{0,2}"
-_NOT_AFTER = r"(?<![0-9])(?<![0-9][.,])"
-_NOT_BEFORE = r"(?![0-9])(?![.,][0-9])"
 
 
-def _near(text: str, start: int, words: re.Pattern[str], before: int = 24, after: int = 0, end: int = 0) -> bool:
+def _near(text: str, start: int, words: re.Pattern[str], before: int = 36, after: int = 0, end: int = 0) -> bool:
     """Whether one of `words` stands within so many characters before `start` (or after `end`)."""
     if words.search(text, max(0, start - before), start):
         return True
@@ -38,51 +36,59 @@ _RESIDENT = re.compile(
     rf"([0-9][0-9 ]{{0,1}}[0-9]{{5,6}}[0-9]?)(?![0-9])"
 )
 _HIDDEN = re.compile(r"(?<![0-9])([0-9]{6}) ?- ?([0-9*•xX●○])[*•xX●○]{5,6}")
-_BARCODE = re.compile(r"바코드|barcode|EAN|GTIN|ISBN|상품 ?(?:번호|코드)|품번|SKU", re.IGNORECASE)
+_NOT_A_PERSON = re.compile(
+    r"바코드|barcode|EAN|GTIN|ISBN|상품 ?(?:번호|코드)|품번|SKU|timestamp|타임 ?스탬프|epoch|unix", re.IGNORECASE
+)
 _SSN = re.compile(r"(?<![0-9\-])(?!000|666|9)[0-9]{3}([\- ])(?!00)[0-9]{2}\1(?!0000)[0-9]{4}(?![0-9\-])")
 _SSN_WORDS = re.compile(r"\bssn\b|social security|사회 ?보장 ?번호", re.IGNORECASE)
 _SSN_BARE = re.compile(r"(?<![0-9])[0-9]{9}(?![0-9])")
-_CENTURY = {
-    "9": 1800,
-    "0": 1800,
-    "1": 1900,
-    "2": 1900,
-    "5": 1900,
-    "6": 1900,
-    "3": 2000,
-    "4": 2000,
-    "7": 2000,
-    "8": 2000,
-}
+_CENTURY = {"1": 1900, "2": 1900, "5": 1900, "6": 1900, "3": 2000, "4": 2000, "7": 2000, "8": 2000}
+_OLDEST = 120  # years
 
 
-def _born(front: str, gender: str) -> bool:
-    try:
-        return date(_CENTURY[gender] + int(front[:2]), int(front[2:4]), int(front[4:6])) <= date.today()
-    except ValueError:
-        return False
+def _born(front: str, centuries: Iterable[int]) -> bool:
+    """Whether somebody alive can have been born on that day (YYMMDD) of one of the centuries."""
+    today = date.today()
+    for century in centuries:
+        try:
+            born = date(century + int(front[:2]), int(front[2:4]), int(front[4:6]))
+        except ValueError:
+            continue
+        if today.year - _OLDEST <= born.year and born <= today:
+            return True
+    return False
+
+
+def _centuries(gender: str) -> tuple[int, ...]:
+    """Century of birth by the seventh digit; both where it is hidden; none for those born before 1900."""
+    return (_CENTURY[gender],) if gender in _CENTURY else (1900, 2000) if not gender.isdigit() else ()
 
 
 def resident(text: str) -> Iterator[Span]:
-    """Resident and foreigner numbers (a date of birth, then a gender digit), whole or with a hidden tail; US SSN."""
+    """Resident and foreigner numbers (a date of birth, then a gender digit), whole or with a hidden tail."""
     for match in _RESIDENT.finditer(text):
         front, back = (re.sub(r"[^0-9]", "", part) for part in match.groups())
-        if len(front) != 6 or len(back) != 7 or not _born(front, back[0]):
+        if len(front) != 6 or len(back) != 7 or not _born(front, _centuries(back[0])):
             continue
-        if match.group().isdigit() and _near(text, match.start(), _BARCODE):
+        if match.group().isdigit() and _near(text, match.start(), _NOT_A_PERSON):
             continue
         yield Span(match.start(), match.end(), "foreigner" if back[0] in "5678" else "resident")
     for found in rrn.detect(text):  # its forms with words between the halves
-        yield Span(found.start, found.end, "resident")
+        if not re.fullmatch(r"[0-9 ./\-]*", found.text):
+            yield Span(found.start, found.end, "resident")
     for match in _HIDDEN.finditer(text):
         gender = match.group(2)
-        if _born(match.group(1), gender if gender.isdigit() else "1"):
+        if _born(match.group(1), _centuries(gender)):
             yield Span(match.start(), match.end(), "foreigner" if gender in "5678" else "resident")
+
+
+def social_security(text: str) -> Iterator[Span]:
+    """Social security numbers of the United States: hyphenated, or beside the words."""
     for match in _SSN.finditer(text):
         if match.group(1) == "-" or _near(text, match.start(), _SSN_WORDS):
             yield Span(match.start(), match.end(), "ssn")
     for match in _SSN_BARE.finditer(text):
-        if _near(text, match.start(), _SSN_WORDS, 20):
+        if _near(text, match.start(), _SSN_WORDS):
             yield Span(match.start(), match.end(), "ssn")
 
 
@@ -90,7 +96,7 @@ def resident(text: str) -> Iterator[Span]:
 
 _CARD = re.compile(
     r"(?<![0-9])(?:[0-9]{4}([ \t]?[\-./_·,]?[ \t]?)[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}"
-    r"|3[0-9]{3}[\-. /][0-9]{6}[\-. /][0-9]{4,5}|[0-9]{13,19})(?![0-9])"
+    r"|3[0-9]{3}[ \t]?[\-. /][ \t]?[0-9]{6}[ \t]?[\-. /][ \t]?[0-9]{4,5}|[0-9]{13,19})(?![0-9])"
 )
 _CARD_WORDS = re.compile(r"카드|visa|master ?card|amex|비자|마스터|card|결제|체크|신용", re.IGNORECASE)
 _ISSUER = re.compile(

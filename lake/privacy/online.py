@@ -55,7 +55,15 @@ def email(text: str) -> Iterator[Span]:
 
 
 _RESOLVERS = {"8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "168.126.63.1", "168.126.63.2"}
-_VERSION = re.compile(r"(?:\bv|ver\.?|version|버전|release|build|빌드|펌웨어|[A-Za-z]{2,})[ :=]?$", re.IGNORECASE)
+# What a version looks like: small numbers only, or a word for it in front.
+_VERSION = re.compile(
+    r"(?:\bv|\bver\.?|version|버전|버젼|release|build|빌드|펌웨어|firmware|\brev\.?|patch|패치|section|§)[ :=]?$",
+    re.IGNORECASE,
+)
+_SMALL = 40
+_NETWORK = re.compile(
+    r"\bips?\b|서버|server|host|주소|address|접속|ssh|ping|from|방화벽|firewall|dns|gateway", re.IGNORECASE
+)
 
 
 def ip(text: str) -> Iterator[Span]:
@@ -65,12 +73,14 @@ def ip(text: str) -> Iterator[Span]:
             address = ipaddress.ip_address(found.text.split("%")[0])
         except ValueError:
             continue
-        named_version = address.version == 4 and _VERSION.search(text, max(0, found.start - 10), found.start)
-        is_word = named_version and not re.search(
-            r"(?:ip|address|server|host|from|at|is)[ :=]?$", text[max(0, found.start - 10) : found.start], re.IGNORECASE
-        )
-        if address.is_global and found.text not in _RESOLVERS and not is_word:
-            yield Span(found.start, found.end, "ip")
+        if not address.is_global or found.text in _RESOLVERS:
+            continue
+        if address.version == 4:
+            named = _VERSION.search(text, max(0, found.start - 12), found.start) is not None
+            around = text[max(0, found.start - 20) : found.start] + "\n" + text[found.end : found.end + 12]
+            if named or (max(address.packed) <= _SMALL and not _NETWORK.search(around)):
+                continue
+        yield Span(found.start, found.end, "ip")
 
 
 # Prefixes that the issuers publish for secret scanners.

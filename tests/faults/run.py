@@ -29,7 +29,7 @@ from tests.faults.harness import Harness, Lines, Tally, report_lines  # noqa: E4
 MODULES = (
     "damage", "parsers", "quarantine", "journal_model", "crash_replay", "power_cut", "syscalls", "kill",
     "gateway_kill", "gateway_power", "signals", "disconnects", "disk_full", "disk_hang", "toxics", "api_fuzz",
-    "load",
+    "pii", "load",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lake.privacy.columns import mask_columns
 from lake.privacy.mask import mask
+from tests.lake.privacy_corpus import corpus
 from tests.lake.test_privacy_mask import ONE_OF_EACH
 
 PIECES = [
@@ -63,3 +64,11 @@ def test_repeated_texts_are_counted_per_row() -> None:
 def test_a_missing_column_is_an_error() -> None:
     with pytest.raises(pl.exceptions.ColumnNotFoundError):
         mask_columns(pl.DataFrame({"a": ["x"]}), ["b"])
+
+
+def test_equal_on_the_corpus() -> None:
+    cases = [*corpus(12, 5), *corpus(12, 5, tune=True)]
+    texts: list[str | None] = [case.text for case in cases]
+    masked, counts = mask_columns(pl.DataFrame({"text": texts}), ["text"])
+    expected, expected_counts = row_by_row(texts)
+    assert masked["text"].to_list() == expected and counts == expected_counts
