@@ -67,6 +67,9 @@ class IngestPaths(Protocol):
     @property
     def lake_dir(self) -> LakeDir: ...
 
+    @property
+    def unmasked_types(self) -> frozenset[str]: ...
+
 
 @dataclass(slots=True)
 class IngestReport:
@@ -81,6 +84,7 @@ class IngestReport:
     versions: dict[str, int] = field(default_factory=dict[str, int])
     quarantine_reasons: Counter[str] = field(default_factory=Counter[str])  # of this run
     ignored_fields: Counter[str] = field(default_factory=Counter[str])  # fields this version does not know
+    masked: Counter[str] = field(default_factory=Counter[str])  # personal data, by type
     shrunk_workers: list[str] = field(default_factory=list[str])
     blocks: int = 0
     odd_blocks: int = 0  # parsed record by record, since one of theirs was unusual
@@ -99,6 +103,7 @@ class IngestReport:
             "versions": self.versions,
             "quarantine_reasons": dict(self.quarantine_reasons),
             "ignored_fields": dict(self.ignored_fields),
+            "masked": dict(self.masked),
             "shrunk_workers": self.shrunk_workers,
             "blocks": self.blocks,
             "odd_blocks": self.odd_blocks,
@@ -127,7 +132,7 @@ def _ingest(paths: IngestPaths, now: datetime, whole: bool) -> IngestReport:
     started = time.monotonic()
     report = IngestReport(rows_added=dict.fromkeys(TABLE_KINDS, 0))
     quarantine_dir = paths.data_dir / "quarantine"
-    run = _Run(paths.lake_dir, quarantine_dir, report)
+    run = _Run(paths.lake_dir, quarantine_dir, paths.unmasked_types, report)
     for worker in list_workers(paths.journal_dir):
         report.workers += 1
         run.take(worker)
@@ -160,8 +165,9 @@ class _Ready:
 class _Run:
     """One run over all workers: the snapshots it stands on and what it has to report."""
 
-    def __init__(self, lake_dir: LakeDir, quarantine_dir: Path, report: IngestReport) -> None:
+    def __init__(self, lake_dir: LakeDir, quarantine_dir: Path, mask_off: frozenset[str], report: IngestReport) -> None:
         self._lake_dir = lake_dir
+        self._mask_off = mask_off
         self._quarantine_dir = quarantine_dir
         self._report = report
         self._marks = {name: Marks(lake_dir, name) for name in TABLE_KINDS}
@@ -179,7 +185,7 @@ class _Run:
                 return
             books = _Books(self._marks, scan, progress)
             try:
-                with closing(_read_ahead(scan, progress)) as blocks:
+                with closing(_read_ahead(scan, progress, self._mask_off)) as blocks:
                     for ready in blocks:
                         self._commit_block(ready, books)
                 return
@@ -283,6 +289,7 @@ class _Run:
             report.run.dropped[reason] += count
         report.run.quarantined += len(decision.bad)
         report.ignored_fields += decision.ignored
+        report.masked += decision.masked
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +368,7 @@ class _Books:
         self._seen = self._view()
 
 
-def _read_ahead(scan: WorkerScan, progress: Progress) -> Generator[_Ready]:
+def _read_ahead(scan: WorkerScan, progress: Progress, mask_off: frozenset[str]) -> Generator[_Ready]:
     """The blocks of a scan, each read and parsed in a thread of its own while the one before is committed."""
     blocks = scan.blocks(progress)
 
@@ -369,7 +376,8 @@ def _read_ahead(scan: WorkerScan, progress: Progress) -> Generator[_Ready]:
         block = next(blocks, None)
         if block is None:
             return None
-        return _Ready(block, {name: prepare(name, block.entries.get(kind, [])) for name, kind in TABLE_KINDS.items()})
+        prepared = {name: prepare(name, block.entries.get(kind, []), mask_off) for name, kind in TABLE_KINDS.items()}
+        return _Ready(block, prepared)
 
     with ThreadPoolExecutor(1, "ingest-read") as thread:
         waiting = thread.submit(following)

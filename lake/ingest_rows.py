@@ -17,6 +17,7 @@ from deltalake import DeltaTable
 
 from lake.erased_ids import NAMING_FIELDS, ErasedIds
 from lake.errors import IngestError
+from lake.ingest_mask import mask_rows
 from lake.journal import columns
 from lake.journal.frames import Damage, Frame
 from lake.journal.index import ID_FIELD, Entry
@@ -40,6 +41,8 @@ class Prepared:
     name: str
     entries: list[Entry]
     rows: pa.Table | None
+    mask_off: frozenset[str] = frozenset()  # types of personal data that stay
+    masked: Counter[str] = field(default_factory=Counter[str])  # what was masked in `rows`, by type
 
 
 @dataclass(slots=True)
@@ -52,6 +55,7 @@ class Decision:
     halves: Counter[str] = field(default_factory=Counter[str])  # by segment: dropped ones that have no request here
     bad: list[tuple[Entry, str]] = field(default_factory=list[tuple[Entry, str]])
     ignored: Counter[str] = field(default_factory=Counter[str])
+    masked: Counter[str] = field(default_factory=Counter[str])  # personal data, by type; of dropped rows too
 
     def drop_half(self, reason: str, entry: Entry) -> None:
         """Count a second half that goes with no request of this block."""
@@ -59,8 +63,8 @@ class Decision:
         self.halves[entry.segment.name] += 1
 
 
-def prepare(name: str, entries: list[Entry]) -> Prepared:
-    """Parse a block in bulk where all of it is usual; payloads are let go then."""
+def prepare(name: str, entries: list[Entry], mask_off: frozenset[str]) -> Prepared:
+    """Parse and mask a block in bulk where all of it is usual; payloads are let go then."""
     if not entries:
         return Prepared(name, entries, TABLES[name].empty_table())
     keys = [entry.key for entry in entries]
@@ -74,12 +78,14 @@ def prepare(name: str, entries: list[Entry]) -> Prepared:
     if rows is not None and name == "requests":
         answers = [None if entry.response is None else _bytes(entry.response) for entry in entries]
         rows = columns.with_answers(rows, answers, keys)
-    if rows is not None:
-        for entry in entries:
-            entry.payload = None
-            if entry.response is not None:
-                entry.response.payload = None
-    return Prepared(name, entries, rows)
+    if rows is None:
+        return Prepared(name, entries, None, mask_off)
+    for entry in entries:
+        entry.payload = None
+        if entry.response is not None:
+            entry.response.payload = None
+    rows, masked = mask_rows(name, rows, mask_off)
+    return Prepared(name, entries, rows, mask_off, masked)
 
 
 def decide(table: DeltaTable, prepared: Prepared, erased: ErasedIds) -> Decision:
@@ -90,7 +96,7 @@ def decide(table: DeltaTable, prepared: Prepared, erased: ErasedIds) -> Decision
     seen = existing(table, ID_FIELD[TABLE_KINDS[prepared.name]], {entry.key for entry in prepared.entries})
     if prepared.rows is None:
         return _one_by_one(prepared, seen, erased)
-    decision = Decision(prepared.rows)
+    decision = Decision(prepared.rows, masked=prepared.masked)
     gone = _erased_rows(prepared, erased)
     keep: list[bool] = []
     for position, entry in enumerate(prepared.entries):
@@ -139,7 +145,7 @@ def _one_by_one(prepared: Prepared, seen: set[str], erased: ErasedIds) -> Decisi
             continue
         seen.add(entry.key)
         rows.append(row)
-    decision.rows = to_arrow(prepared.name, rows)
+    decision.rows, decision.masked = mask_rows(prepared.name, to_arrow(prepared.name, rows), prepared.mask_off)
     return decision
 
 

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lake.errors import SetupError
 from lake.location import LakeDir, parse_location, s3_options
+from lake.privacy.types import parse_types
 
 
 class LakeSettings(BaseSettings):
@@ -32,6 +33,10 @@ class LakeSettings(BaseSettings):
     )
     models_dir: Path = Field(default=Path("models"), description="Folder of base models, adapters and GGUF files.")
 
+    mask_off: str = Field(
+        default="",
+        description="Types of personal data that stay in the lake as they are, comma separated; empty: all are masked.",
+    )
     opt_out_days: float = Field(
         default=7.0,
         gt=0,
@@ -64,6 +69,11 @@ class LakeSettings(BaseSettings):
     def review_leases(self) -> Path:
         """Who works on which review item: SQLite, beside the lake; it holds no text."""
         return self.data_dir / "review-leases.sqlite3"
+
+    @property
+    def unmasked_types(self) -> frozenset[str]:
+        """Of `mask_off`. Raises `SetupError` naming a type that does not exist."""
+        return parse_types(self.mask_off)
 
     @property
     def datasets_dir(self) -> Path:

@@ -92,8 +92,9 @@ def rows(
         columns["stored"] = columns.pop("store")
         _blank(columns, {"user_query": "", "retrieved_items": [], "prompt_sha256": ""})
         columns["outcome"] = pa.repeat("aborted", len(payloads))
+    schema = TABLES[name]
     return pa.table(
-        {field.name: columns.get(field.name, pa.nulls(len(payloads), field.type)) for field in TABLES[name]}
+        {field.name: columns.get(field.name, pa.nulls(len(payloads), field.type)) for field in schema}, schema=schema
     )
 
 
