@@ -29,7 +29,7 @@ from lake.tables import scan
 from lake.text import detect_lang
 
 NEAR = 0.7  # Jaccard similarity of shingles: a typo, a particle, a word more; other needs are far below
-POOL = 20_000  # the best items, among which near-duplicates are sought
+POOL = 1_000_000  # the best questions, among which near-duplicates are sought
 COLUMNS = {
     "item_id": pl.String,
     "key": pl.String,  # `question_key`
@@ -85,7 +85,7 @@ def open_items(
     pool: int = POOL,
     near: float = NEAR,
 ) -> Queue:
-    """The queue as the tables stand now. Blocks: reads all requests (1,000,000 in some 20 s). Safe to retry.
+    """The queue as the tables stand now. Blocks: reads all requests (1,000,000 in half a minute). Safe to retry.
 
     `catalog`: today's tools; without it nothing counts as stale. `tests`: the held-out questions, of which only stale
     ones are items: what is near the others could not enter a dataset. `reviewers`: how many people shall review each

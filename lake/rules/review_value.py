@@ -18,11 +18,12 @@ from collections.abc import Collection
 from functools import reduce
 from operator import mul
 
+import numpy as np
 import polars as pl
 
 from lake import house_style
-from lake.rules.cluster import near_pairs
 from lake.rules.label import NEGATIVE_SCORE, POSITIVE_SCORE
+from lake.rules.near import NearIndex
 from lake.rules.shingles import question_key, shingle
 
 BASE = 0.05
@@ -159,23 +160,14 @@ def valued(items: pl.DataFrame) -> pl.DataFrame:
 def one_of_near(items: pl.DataFrame, done: Collection[str], threshold: float) -> tuple[pl.DataFrame, int]:
     """(`items` without near-duplicates, how many of those stand behind a question of `done`).
 
-    The first item claims all that are near it (Jaccard similarity of the shingles from `threshold` on), the next of the
-    rest claims what is near it, and so on; the questions of `done`, which are reviewed, claim before all. Claimed
-    items add to `asked` of the item that stands for them, and to its `near`.
+    Questions that hang together by near-duplicates (Jaccard similarity of the shingles from `threshold` on) are one:
+    the first of them stands for all and takes over what they add to `asked`; where one of them is in `done`, which is
+    settled, none is left. `items` come best first.
     """
     finished, questions = sorted(done), items["question"].to_list()
-    pairs = near_pairs(shingle([*finished, *questions]), threshold)
-    near: dict[int, list[int]] = {}
-    for left, right, _ in pairs.tuples():
-        near.setdefault(left, []).append(right)
-        near.setdefault(right, []).append(left)
-    leader: dict[int, int] = {}
-    for row in range(len(finished) + len(questions)):
-        if row not in leader:
-            leader[row] = row
-            for other in near.get(row, ()):
-                leader.setdefault(other, row)
-    leaders = [leader[len(finished) + row] - len(finished) for row in range(len(questions))]
+    rows = np.arange(len(finished) + len(questions))
+    firsts = NearIndex(shingle([*finished, *questions]), threshold).labels(rows)
+    leaders = firsts[len(finished) :] - len(finished)  # below zero: one of `done`
     behind = pl.DataFrame({"leader": leaders, "asked": items["asked"]}, schema={"leader": pl.Int64, "asked": pl.UInt32})
     own = behind.group_by("leader").agg(pl.col("asked").sum(), (pl.len() - 1).alias("near"))
     kept = (
