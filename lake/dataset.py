@@ -34,6 +34,7 @@ from lake.dataset_files import (
 )
 from lake.errors import DatasetError
 from lake.files import canonical_json, fsync_dir, require_free_disk, sha256_bytes
+from lake.redacted import original_of
 from lake.rules.certificate import SideRows, certify
 from lake.rules.render import RenderedRow, conversational, plain
 from lake.schemas.rows import Reject
@@ -233,8 +234,8 @@ def read_dataset(path: Path) -> Dataset:
             data = (path / name).read_bytes()
         except OSError as error:
             raise _broken(path, f"{name} is missing or unreadable") from error
-        hashes[name] = sha256_bytes(data)
-        if (hashes[name], len(data)) != (sha256, size):
+        hashes[name], length = original_of(path, name, sha256_bytes(data), len(data))
+        if (hashes[name], length) != (sha256, size):
             raise _broken(path, f"{name} is not what was written (its sha256 differs from the manifest's)")
     if extra := {one.name for one in path.iterdir()} - set(listed) - {MANIFEST}:
         raise _broken(path, f"it holds files that its manifest does not list ({', '.join(sorted(extra))})")

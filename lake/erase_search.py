@@ -17,7 +17,7 @@ import os
 import sqlite3
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,10 @@ Buffer = bytes | mmap.mmap
 
 
 def forms(word: str) -> set[bytes]:
-    """The bytes that a word may have in a file."""
+    """The bytes that a word may have in a file: plain, in SQL text, in JSON, in HTML."""
     return {
         word.encode(),
+        word.replace("'", "''").encode(),
         orjson.dumps(word)[1:-1],
         json.dumps(word)[1:-1].encode(),
         html.escape(word).encode(),
@@ -104,8 +105,22 @@ def search_file(path: Path, words: Words) -> Finding | None:
     return Finding(str(path), how) if how else None
 
 
-def search_tree(root: Path, words: Words, skip: Iterable[Path] = ()) -> Iterator[Finding]:
+def search_buffer(data: Buffer, words: Words) -> str | None:
+    """How a word is found in the bytes of a file (`Finding.how`); None where none is."""
+    return _search(data, words, None) or None
+
+
+@dataclass(slots=True)
+class Tally:
+    """How much was searched."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+def search_tree(root: Path, words: Words, skip: Iterable[Path] = (), tally: Tally | None = None) -> Iterator[Finding]:
     """Findings below a folder, in the order of their paths; links are not followed, they have no bytes of their own."""
+    tally = tally if tally is not None else Tally()
     left_out = {path.absolute() for path in skip}
     for place, folders, files in os.walk(root):
         folder = Path(place)
@@ -114,26 +129,30 @@ def search_tree(root: Path, words: Words, skip: Iterable[Path] = ()) -> Iterator
             path = folder / name
             if path.is_symlink() or not path.is_file():
                 continue
+            tally.files += 1
+            with suppress(OSError):
+                tally.bytes += path.stat().st_size
             if (finding := search_file(path, words)) is not None:
                 yield finding
 
 
-def search_lake(lake_dir: LakeDir, words: Words, below: str = "") -> Iterator[Finding]:
+def search_lake(lake_dir: LakeDir, words: Words, tally: Tally | None = None) -> Iterator[Finding]:
     """As `search_tree`, also where the tables lie on S3 (each file is then read whole)."""
-    location = lake_dir / below if below else lake_dir
-    if isinstance(location, Path):
-        if location.is_dir():
-            yield from search_tree(location, words)
+    tally = tally if tally is not None else Tally()
+    if isinstance(lake_dir, Path):
+        yield from search_tree(lake_dir, words, tally=tally)
         return
-    files = file_system(location)
-    for path in sorted(sizes(location)):
+    files = file_system(lake_dir)
+    for path, size in sorted(sizes(lake_dir).items()):
+        tally.files += 1
+        tally.bytes += size
         try:
             with files.open_input_file(path) as handle:
                 how = _search(handle.read(), words, None)
         except OSError:
             how = "unreadable"
         if how:
-            yield Finding(f"{location}/{path}", how)
+            yield Finding(f"{lake_dir}/{path}", how)
 
 
 def _search(data: Buffer, words: Words, path: Path | None) -> str:

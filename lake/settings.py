@@ -44,6 +44,13 @@ class LakeSettings(BaseSettings):
         description="How long the text of a request with `store: false` is kept for operations, days.",
     )
 
+    erase_window_days: float = Field(
+        default=7.0,
+        gt=0,
+        le=365,
+        description="How long the bytes of what was erased may stay on the disk, days; readers see it no more at once.",
+    )
+
     @property
     def sample_dir(self) -> Path:
         return self.data_dir / "sample"
@@ -78,6 +85,11 @@ class LakeSettings(BaseSettings):
     @property
     def datasets_dir(self) -> Path:
         return self.data_dir / "datasets"
+
+    @property
+    def erasures_dir(self) -> Path:
+        """Work files of erasures that are not proven yet: they name what is looked for."""
+        return self.data_dir / "erasures"
 
     @property
     def index_dir(self) -> Path:

@@ -14,6 +14,7 @@ import orjson
 
 from lake.errors import DatasetError
 from lake.files import read_json, sha256_file
+from lake.redacted import original_of
 from lake.withdrawn import require_kept
 
 
@@ -53,7 +54,7 @@ def check_manifest(dataset_dir: Path) -> dict[str, Any]:
         file = dataset_dir / name
         if not file.is_file():
             raise DatasetError(f"{file} is missing though the manifest names it: build the dataset again.")
-        if sha256_file(file) != want:
+        if original_of(dataset_dir, name, sha256_file(file), file.stat().st_size)[0] != want:
             raise DatasetError(f"{file} was changed since it was built (sha256 differs): build it again.")
     if split_file(dataset_dir, "train").name not in {Path(name).name for name in hashes}:
         raise DatasetError(f"{path} names no sha256 of the training file: build the dataset again.")
