@@ -107,10 +107,11 @@ def clear_sqlite(path: Path, words: Words) -> int:
 
 def remove_folder(folder: Path) -> bool:
     """Take a folder away, its name first, so that nobody reads half of it; False where it is not there."""
+    aside = folder.with_name(f".{folder.name}.erased")
+    if aside.is_dir():  # a run was killed here
+        shutil.rmtree(aside)
     if not folder.is_dir():
         return False
-    aside = folder.with_name(f".{folder.name}.erased")
-    shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
     shutil.rmtree(aside)
     fsync_dir(folder.parent)

@@ -52,6 +52,7 @@ TEXT_COLUMNS: dict[str, tuple[str, ...]] = {
     "rejects": ("sample",),
     "evaluations": ("question", "golden", "answer"),
 }
+QUESTION_COLUMNS = ("user_query", "question")
 _IDS_A_COMMIT = 5_000
 _TRIES = 50
 _BACKOFF_S = 0.02
@@ -66,6 +67,7 @@ class TableReach:
     rows: int = 0
     ids: set[str] = field(default_factory=set[str])
     texts: set[str] = field(default_factory=set[str])
+    questions: set[str] = field(default_factory=set[str])
     files: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,8 +102,10 @@ def find_rows(lake_dir: LakeDir, name: str, wanted: Any) -> TableReach | None:
         reach.rows += found.num_rows
         reach.files.append(fragment.path)
         reach.ids |= set(found.column(0).drop_null().to_pylist())
-        for column in found.columns[1:]:
-            reach.texts |= {text for text in column.drop_null().to_pylist() if text}
+        for column, values in zip(columns[1:], found.columns[1:], strict=True):
+            texts = {text for text in values.drop_null().to_pylist() if text}
+            reach.texts |= texts
+            reach.questions |= texts if column in QUESTION_COLUMNS else set()
     return reach if reach.rows else None
 
 
