@@ -23,6 +23,7 @@ from lake.erased_ids import NAMING_FIELDS
 from lake.files import fsync_dir, read_json, write_json_atomic
 from lake.journal.frames import HEADER_BYTES, Damage, Frame, encode, scan
 from lake.journal.index import ID_FIELD
+from lake.journal.quarantine import kept
 from lake.journal.reader import Segment, is_worker_alive, list_segments, list_workers, parse_payload
 from lake.schemas.records import ErasedAs, FrameKind
 
@@ -62,15 +63,16 @@ def belongs(kind: int, payload: Mapping[str, Any], ids: frozenset[str]) -> bool:
     return any(payload.get(name) in ids for name in names if isinstance(payload.get(name), str))
 
 
-def find_spots(root: Path, ids: frozenset[str], words: Words) -> list[Spot]:
-    """Every record of `ids`, in the order of writing; damaged ranges and records without an id by `words`."""
+def find_spots(root: Path, ids: frozenset[str], words: Words, quarantine: Path | None = None) -> list[Spot]:
+    """Every record of `ids`, in the order of writing; what is no record, or stands in quarantine, by `words`."""
     spots: list[Spot] = []
     for worker in list_workers(root):
-        spots += _of_worker(worker, ids, words)
+        held = kept(quarantine, worker) if quarantine is not None else set[tuple[str, int]]()
+        spots += _of_worker(worker, ids, words, held)
     return spots
 
 
-def _of_worker(worker: Path, ids: frozenset[str], words: Words) -> Iterator[Spot]:
+def _of_worker(worker: Path, ids: frozenset[str], words: Words, held: set[tuple[str, int]]) -> Iterator[Spot]:
     segments = list_segments(worker)
     alive = is_worker_alive(worker)
     requests: dict[str, tuple[str, int]] = {}
@@ -93,7 +95,8 @@ def _of_worker(worker: Path, ids: frozenset[str], words: Words) -> Iterator[Spot
                 continue
             payload = parse_payload(found)
             if payload is None or not belongs(found.kind, payload, ids):
-                if (payload is None or found.kind not in ID_FIELD) and words.is_in(found.payload):
+                nobodys = payload is None or found.kind not in ID_FIELD or (segment.name, found.offset) in held
+                if nobodys and words.is_in(found.payload):
                     yield Spot(segment, found.offset, found.size, found.kind, found.seq)
                 continue
             key = str(payload.get("request_id"))

@@ -156,7 +156,7 @@ def find_reach(
     ids = frozenset(subject.ids)
     reach = Reach(subject)
     reach.tables = reach_of(paths.lake_dir, ids)
-    reach.journal = find_spots(paths.journal_dir, ids, words)
+    reach.journal = find_spots(paths.journal_dir, ids, words, paths.data_dir / "quarantine")
     reach.private = find_spots(paths.private_journal_dir, ids, words)
     reach.quarantine = quarantined(paths.data_dir / "quarantine", reach.journal, words)
     for folder in dataset_folders(paths.datasets_dir):

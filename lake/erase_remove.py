@@ -24,8 +24,8 @@ from lake.erase_work import Work
 from lake.ingest import ingest
 from lake.journal.quarantine import kept
 from lake.journal.removal import removing
-from lake.ledger import TABLE_KINDS, marker_id
 from lake.lineage_files import dataset_folders
+from lake.marks import TABLE_KINDS, marker_id
 from lake.rules.shingles import question_key
 from lake.rules.split import SplitBook, load_book, save_book
 from lake.schemas.records import FrameKind
@@ -114,7 +114,7 @@ def _journals(
     ids = frozenset(subject.ids)
     quarantine = paths.data_dir / "quarantine"
     with removing(paths.journal_dir, _WAIT_S) as alone:
-        spots = find_spots(paths.journal_dir, ids, words)
+        spots = find_spots(paths.journal_dir, ids, words, quarantine)
         ready, early = passed_by(spots, _passed(paths, quarantine))
         files = quarantined(quarantine, spots, words)
         busy = overwrite(ready, alone)

@@ -12,21 +12,21 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from lake.erase_search import Words
 from lake.errors import CommitConflictError, ErasureError
 from lake.evolution import HOOKS
-from lake.ledger import TABLE_KINDS, dropped_id
 from lake.location import LakeDir
+from lake.marks import TABLE_KINDS, dropped_id
 from lake.storage import make_durable
 from lake.tables import WRITER, append, existing_table
 
@@ -53,7 +53,7 @@ TEXT_COLUMNS: dict[str, tuple[str, ...]] = {
     "evaluations": ("question", "golden", "answer"),
 }
 QUESTION_COLUMNS = ("user_query", "question")
-_IDS_A_COMMIT = 5_000
+BLANK_REPORT = '{"erased": true}'
 _TRIES = 50
 _BACKOFF_S = 0.02
 
@@ -76,10 +76,10 @@ class TableReach:
         return {"table": self.table, "version": self.version, "rows": self.rows, "dates": dates, "files": self.files}
 
 
-def matches(name: str, ids: Sequence[str]) -> Any:
-    """The rows of a table that are of `ids`, as a filter of pyarrow."""
+def matches(columns: Sequence[str], ids: frozenset[str]) -> Any:
+    """The rows that name one of `ids` in one of `columns`, as a filter of pyarrow."""
     wanted = pa.array(sorted(ids), pa.string())
-    filters = [pc.field(column).isin(wanted) for column in ID_COLUMNS[name]]
+    filters = [pc.field(column).isin(wanted) for column in columns]
     combined = filters[0]
     for one in filters[1:]:
         combined = combined | one
@@ -111,7 +111,7 @@ def find_rows(lake_dir: LakeDir, name: str, wanted: Any) -> TableReach | None:
 
 def reach_of(lake_dir: LakeDir, ids: frozenset[str]) -> list[TableReach]:
     """What each table holds of `ids`."""
-    found = (find_rows(lake_dir, name, matches(name, sorted(ids))) for name in ID_COLUMNS)
+    found = (find_rows(lake_dir, name, matches(columns, ids)) for name, columns in ID_COLUMNS.items())
     return [reach for reach in found if reach is not None]
 
 
@@ -120,32 +120,24 @@ def delete_rows(lake_dir: LakeDir, name: str, ids: frozenset[str], erasure_id: s
 
     Safe to retry: rows and their count in the ledger go in one commit.
     """
-    deleted = 0
-    ordered = sorted(ids)
-    for start in range(0, len(ordered), _IDS_A_COMMIT):
-        part = ordered[start : start + _IDS_A_COMMIT]
-        for tries in range(_TRIES):
-            table = existing_table(lake_dir, name)
-            if table is None:
-                return deleted
-            try:
-                deleted += _delete(lake_dir, table, name, part, f"erasure:{erasure_id}:{start}")
-                break
-            except (CommitFailedError, CommitConflictError):  # another process was first: look again
-                time.sleep(random.uniform(0, _BACKOFF_S * min(tries + 1, 10)))
-        else:
-            raise ErasureError(f"The table {name} is written all the time: run it again when less is going on.")
-    return deleted
+    for tries in range(_TRIES):
+        table = existing_table(lake_dir, name)
+        if table is None:
+            return 0
+        try:
+            return _delete(lake_dir, table, name, ids, f"erasure:{erasure_id}:{len(ids)}")
+        except (CommitFailedError, CommitConflictError):  # another process was first: look again
+            time.sleep(random.uniform(0, _BACKOFF_S * min(tries + 1, 10)))
+    raise ErasureError(f"The table {name} is written all the time: run it again when less is going on.")
 
 
-def _delete(lake_dir: LakeDir, table: DeltaTable, name: str, ids: Sequence[str], app_id: str) -> int:
+def _delete(lake_dir: LakeDir, table: DeltaTable, name: str, ids: frozenset[str], app_id: str) -> int:
     journalled = name in TABLE_KINDS
     have = {column.name for column in table.schema().fields}
-    id_columns = [column for column in ID_COLUMNS[name] if column in have]
-    columns = ["date", *id_columns]
-    columns += ["segment", *(["backend"] if name == "requests" else [])] if journalled else []
+    wanted = matches([column for column in ID_COLUMNS[name] if column in have], ids)
+    columns = ["date", *(["segment"] if journalled else []), *(["backend"] if name == "requests" else [])]
     dataset: Any = table.to_pyarrow_dataset()
-    found = pl.DataFrame(dataset.to_table(columns=columns, filter=matches(name, ids)))
+    found = pl.DataFrame(dataset.to_table(columns=columns, filter=wanted))
     if found.is_empty():
         if journalled and table.transaction_version(app_id) is None:
             append(lake_dir, name, [], table=table, txns={app_id: 1})
@@ -158,25 +150,38 @@ def _delete(lake_dir: LakeDir, table: DeltaTable, name: str, ids: Sequence[str],
         for segment, count in frames.items():
             counter = dropped_id("erased", segment)
             txns[counter] = (table.transaction_version(counter) or 0) + count
-    named = {one for column in id_columns for one in found[column].drop_nulls()} & set(ids)
-    dates = ", ".join(sorted(_quoted(date) for date in found["date"].unique()))
-    listed = ", ".join(sorted(_quoted(one) for one in named))
-    rows = " OR ".join(f"{column} IN ({listed})" for column in id_columns)
-    table.delete(
-        f"date IN ({dates}) AND ({rows})",
-        writer_properties=WRITER,
-        commit_properties=CommitProperties(
-            max_commit_retries=0, app_transactions=[Transaction(app, version) for app, version in txns.items()]
-        ),
-        post_commithook_properties=HOOKS,
-    )
-    make_durable(lake_dir / name, table.version())
+    days = sorted(found["date"].unique())
+    kept = dataset.scanner(filter=pc.field("date").isin(pa.array(days)) & ~wanted).to_reader()
+    replace_days(lake_dir, name, table, days, kept, txns)
     return len(found)
 
 
 def _has_second(name: str) -> pl.Expr:
     """Whether a row is two frames: a request whose response was ingested with it (as `lake/ledger.py` counts)."""
     return pl.col("backend").is_not_null() if name == "requests" else pl.lit(False)
+
+
+def replace_days(
+    lake_dir: LakeDir, name: str, table: DeltaTable, days: Sequence[str], rows: Any, txns: Mapping[str, int]
+) -> None:
+    """Put `rows` in the place of whole partitions, in one commit on this snapshot. Raises `CommitFailedError`.
+
+    delta-rs's own DELETE and UPDATE are not used: their predicates put the ids into the log, and they write texts as
+    string views, which pyarrow then can't compare with texts (deltalake 1.6.6, pyarrow 26).
+    """
+    write_deltalake(
+        table,
+        rows,
+        mode="overwrite",
+        predicate=f"date IN ({', '.join(_quoted(day) for day in days)})",
+        writer_properties=WRITER,
+        commit_properties=CommitProperties(
+            max_commit_retries=0,
+            app_transactions=[Transaction(app, version) for app, version in txns.items()] or None,
+        ),
+        post_commithook_properties=HOOKS,
+    )
+    make_durable(lake_dir / name, table.version())
 
 
 def _quoted(text: str) -> str:
@@ -211,20 +216,19 @@ def redact_reports(lake_dir: LakeDir, words: Words) -> int:
     if table is None or not words:
         return 0
     dataset: Any = table.to_pyarrow_dataset()
-    hit = [
-        row
-        for batch in dataset.to_batches(columns=["date", "run_id", "stage", "report"])
-        for row in batch.to_pylist()
-        if row["report"] and words.is_in(row["report"].encode())
-    ]
-    for row in hit:
-        fresh = existing_table(lake_dir, "runs")
-        assert fresh is not None
-        fresh.update(
-            new_values={"report": '{"erased": true}'},
-            predicate=" AND ".join(f"{name} = {_quoted(row[name])}" for name in ("date", "run_id", "stage")),
-            writer_properties=WRITER,
-            post_commithook_properties=HOOKS,
-        )
-        make_durable(lake_dir / "runs", fresh.version())
-    return len(hit)
+    days: set[str] = set()
+    for batch in dataset.to_batches(columns=["date", "report"]):
+        days |= {row["date"] for row in batch.to_pylist() if _holds(row["report"], words)}
+    if not days:
+        return 0
+    rows: Any = dataset.to_table(filter=pc.field("date").isin(pa.array(sorted(days))))
+    reports = rows.column("report").to_pylist()
+    blanked = [BLANK_REPORT if _holds(report, words) else report for report in reports]
+    position = rows.schema.get_field_index("report")
+    rows = rows.set_column(position, rows.schema.field(position), pa.array(blanked, pa.string()))
+    replace_days(lake_dir, "runs", table, sorted(days), rows, {})
+    return sum(before != after for before, after in zip(reports, blanked, strict=True))
+
+
+def _holds(report: str | None, words: Words) -> bool:
+    return report is not None and words.is_in(report.encode())

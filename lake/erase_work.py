@@ -22,6 +22,7 @@ from lake.location import LakeDir
 from lake.tables import append, existing_table
 
 State = Literal["planned", "hidden", "removed", "proven"]
+_ORDER = ("hidden", "removed", "proven")
 _MARGIN = timedelta(days=1)  # before the window ends, so that a daily run keeps it
 
 
@@ -114,4 +115,4 @@ def states(lake_dir: LakeDir, column: str, value: str) -> list[dict[str, Any]]:
         return []
     dataset: Any = table.to_pyarrow_dataset()
     rows: list[dict[str, Any]] = dataset.to_table(filter=pc.field(column) == value).to_pylist()
-    return sorted(rows, key=lambda row: row["timestamp"])
+    return sorted(rows, key=lambda row: (row["timestamp"], _ORDER.index(row["state"])))
