@@ -15,18 +15,15 @@ Run by `flows.erase`.
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from ulid import ULID
 
-from lake.erase_plan import Kind, Reach, Subject, find_reach, find_subject, require_known, subject_hash
-from lake.erase_remove import Removal, prove, remove
+from lake.erase_plan import Kind, Reach, find_reach, find_subject, require_known, subject_hash
+from lake.erase_remove import prove, remove
 from lake.erase_tables import ID_COLUMNS, delete_rows
 from lake.erase_work import Work, drop, open_works, record, save, states
 from lake.errors import ErasureError
@@ -34,6 +31,7 @@ from lake.lineage_files import adapters_of, dataset_folders, rows_of
 from lake.redacted import redact_rejects
 from lake.registry import Registry
 from lake.settings import LakeSettings
+from lake.split_store import one_at_a_time
 from lake.withdrawn import withdraw
 
 Log = Callable[[str], None]
@@ -140,7 +138,7 @@ def hide(paths: LakeSettings, work: Work, now: datetime, log: Log = print, point
     for name in ID_COLUMNS:
         delete_rows(paths.lake_dir, name, ids, work.erasure_id)
         point(f"rows of {name}")
-    with _no_build(paths.datasets_dir):
+    with one_at_a_time(paths.datasets_dir):  # a build that read the rows before would write them after
         for folder in dataset_folders(paths.datasets_dir):
             rows = sum(1 for _ in rows_of(folder, ids))
             if rows:
@@ -184,17 +182,3 @@ def rebuild_plan(reach: Reach) -> list[str]:
     if reach.ggufs:
         commands.append("python -m flows.export")
     return commands
-
-
-@contextmanager
-def _no_build(datasets_dir: Path) -> Iterator[None]:
-    """No build is under way inside the block: one that read the rows before would write them after (it holds this)."""
-    if not datasets_dir.is_dir():
-        yield
-        return
-    with (datasets_dir / ".lock").open("ab") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-__all__ = ["Removal", "Subject", "begin", "carry_on", "hide", "preview", "run_due"]

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from lake.erase_search import Words
 from lake.erased_ids import NAMING_FIELDS
 from lake.files import fsync_dir, read_json, write_json_atomic
@@ -54,6 +56,23 @@ def payloads(root: Path) -> Iterator[tuple[int, Payload]]:
             for found in scan(_bytes(segment)):
                 if isinstance(found, Frame) and found.kind in ID_FIELD and (payload := parse_payload(found)):
                     yield found.kind, payload
+
+
+def shared_words(root: Path, ids: frozenset[str], words: Words, quarantine: Path | None = None) -> set[str]:
+    """Those of the words that records of others hold too (the lake has them masked, the journal as they were said)."""
+    shared: set[str] = set()
+    for worker in list_workers(root):
+        held = kept(quarantine, worker) if quarantine is not None else set[tuple[str, int]]()
+        for segment in list_segments(worker):
+            texts: list[str] = []
+            for found in scan(_bytes(segment)):
+                if isinstance(found, Damage) or found.kind not in ID_FIELD or (segment.name, found.offset) in held:
+                    continue
+                payload = parse_payload(found)
+                if payload is not None and not belongs(found.kind, payload, ids):
+                    texts += [value for value in payload.values() if isinstance(value, str)]
+            shared |= words.among(pl.Series(texts, dtype=pl.String))
+    return shared
 
 
 def belongs(kind: int, payload: Mapping[str, Any], ids: frozenset[str]) -> bool:

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lake import erase_journal
 from lake.erase_files import clear, forget_answers, remove_folder
 from lake.erase_journal import clear_quarantine, find_spots, overwrite, passed_by, quarantined
 from lake.erase_log import purge_tables
@@ -27,9 +28,9 @@ from lake.journal.removal import removing
 from lake.lineage_files import dataset_folders
 from lake.marks import TABLE_KINDS, marker_id
 from lake.rules.shingles import question_key
-from lake.rules.split import SplitBook, load_book, save_book
 from lake.schemas.records import FrameKind
 from lake.settings import LakeSettings
+from lake.split_store import SplitStore
 from lake.tables import open_table
 
 _WAIT_S = 60.0  # for ingests to end; the next run finds the same frames
@@ -70,8 +71,9 @@ def remove(
     ingest(paths, now)  # so that the marks pass whatever is journalled
     point("ingested")
     subject = work.subject
-    words = subject.words(shared_with_others(paths, subject))
-    removal.shared = len(subject.words().words) - len(words.words)
+    shared = shared_with_others(paths, subject)
+    words = subject.words(shared - subject.ids)  # an id is taken out also where somebody else's text mentions it
+    removal.shared = len(shared)
     _journals(paths, subject, words, removal, point)
     removal.run_reports = redact_reports(paths.lake_dir, words)
     point("reports of runs")
@@ -99,9 +101,11 @@ def remove(
 
 
 def shared_with_others(paths: LakeSettings, subject: Subject) -> set[str]:
-    """Words that stand in live rows of others, in the sample data or in the catalogue: finding them proves nothing."""
-    words = subject.words()
+    """Words that others said too, or that stand in the sample data or the catalogue: finding them proves nothing."""
+    words, ids = subject.words(), frozenset(subject.ids)
     shared = shared_words(paths.lake_dir, words)
+    shared |= erase_journal.shared_words(paths.journal_dir, ids, words, paths.data_dir / "quarantine")
+    shared |= erase_journal.shared_words(paths.private_journal_dir, ids, words)
     for folder in (paths.sample_dir, paths.index_dir):
         if folder.is_dir():
             shared |= {word for word in words.words - shared if any(search_tree(folder, Words([word])))}
@@ -152,16 +156,10 @@ def _passed(paths: LakeSettings, quarantine: Path) -> Callable[[str, int, int], 
 
 def _forget_splits(paths: LakeSettings, questions: set[str]) -> int:
     """Take the questions that nobody else asked out of the book of splits; how many."""
-    path = paths.datasets_dir / "splits.json"
-    if not path.exists():
+    if not paths.datasets_dir.is_dir():
         return 0
-    alone = questions - shared_words(paths.lake_dir, Words(questions))
-    keys = {question_key(question) for question in alone}
-    book = load_book(path)
-    left = {key: decision for key, decision in book.decisions.items() if key not in keys}
-    if len(left) < len(book.decisions):
-        save_book(path, SplitBook(left))
-    return len(book.decisions) - len(left)
+    alone = sorted(questions - shared_words(paths.lake_dir, Words(questions)))
+    return SplitStore(paths.datasets_dir).forget([question_key(question) for question in alone])
 
 
 def _files(paths: LakeSettings, work: Work, words: Words, removal: Removal) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from lake.errors import DatasetError
 from lake.registry import replay
 from lake.registry_log import RegistryLog
+from lake.split_store import FOLDER as BOOK
 
 _SOURCES = "source_ids"
 _COLUMNS = ("row_id", "split", "label_source", _SOURCES)
@@ -51,7 +52,8 @@ def dataset_folders(datasets_dir: Path) -> list[Path]:
     """Folders of all versions on disk, by name; hidden ones are not finished."""
     if not datasets_dir.is_dir():
         return []
-    return sorted(one for one in datasets_dir.iterdir() if one.is_dir() and not one.name.startswith("."))
+    folders = (one for one in datasets_dir.iterdir() if one.is_dir() and one.name != BOOK)
+    return sorted(one for one in folders if not one.name.startswith("."))
 
 
 def rows_of(folder: Path, ids: Collection[str] | None = None, row_id: str | None = None) -> Iterator[RowRef]:
