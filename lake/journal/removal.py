@@ -1,7 +1,9 @@
 """Who may take segments away: readers that must see a whole journal share a lock, whoever removes holds it alone.
 
-Writes `data/journal/.readers.lock`. Invariant: between two looks of an ingest no segment disappears. Writers and
-look-ups take no part: a writer's own segment is never removed, and a look-up goes to the lake for what is gone.
+Writes `data/journal/.readers.lock` and `.turn.lock`. Invariants: between two looks of an ingest no segment
+disappears; a removal that waits is let in before the next reader, so ingests that never pause don't keep it out.
+Writers and look-ups take no part: a writer's own segment is never removed, and a look-up goes to the lake for what
+is gone.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LOCK_NAME = ".readers.lock"
+LOCKS = (".turn.lock", ".readers.lock")  # who comes next; who is inside
 _POLL_S = 0.05
 
 
@@ -23,12 +25,15 @@ def reading(journal_dir: Path) -> Iterator[None]:
     if not journal_dir.is_dir():
         yield
         return
-    descriptor = os.open(journal_dir / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
+    turn, inside = _open(journal_dir)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(inside, fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
         yield
     finally:
-        os.close(descriptor)
+        os.close(turn)
+        os.close(inside)
 
 
 @contextmanager
@@ -37,11 +42,18 @@ def removing(journal_dir: Path, wait_s: float) -> Iterator[bool]:
     if not journal_dir.is_dir():
         yield True
         return
-    descriptor = os.open(journal_dir / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
+    turn, inside = _open(journal_dir)
+    until = time.monotonic() + wait_s
     try:
-        yield _alone(descriptor, time.monotonic() + wait_s)
+        yield _alone(turn, until) and _alone(inside, until)
     finally:
-        os.close(descriptor)
+        os.close(turn)
+        os.close(inside)
+
+
+def _open(journal_dir: Path) -> tuple[int, int]:
+    turn, inside = (os.open(journal_dir / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640) for name in LOCKS)
+    return turn, inside
 
 
 def _alone(descriptor: int, until: float) -> bool:

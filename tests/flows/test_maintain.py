@@ -16,6 +16,7 @@ from flows.steps.maintain import run_maintain
 from flows.steps.stage import StageContext
 from lake.errors import IngestError, SetupError
 from lake.ingest import ingest
+from lake.journal.removal import LOCKS
 from lake.journal.writer import JournalWriter
 from lake.retention import RetentionSettings
 from lake.settings import LakeSettings
@@ -47,7 +48,7 @@ def tree(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file() and "run/" not in str(path) and path.name != ".readers.lock"
+        if path.is_file() and "run/" not in str(path) and path.name not in LOCKS
     }
 
 

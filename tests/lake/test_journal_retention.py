@@ -190,6 +190,30 @@ def test_an_ingest_waits_for_a_removal(paths: LakeSettings) -> None:
     assert done.is_set()
 
 
+def test_readers_that_never_pause_do_not_keep_a_removal_out(paths: LakeSettings) -> None:
+    paths.journal_dir.mkdir(parents=True)
+    stop, turns = threading.Event(), [0, 0]
+
+    def read(which: int) -> None:
+        while not stop.is_set():
+            with reading(paths.journal_dir):
+                turns[which] += 1
+                time.sleep(0.05)
+
+    threads = [threading.Thread(target=read, args=(which,)) for which in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            with removing(paths.journal_dir, 60) as alone:
+                assert alone
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=30)
+    assert min(turns) > 0
+
+
 REMOVER = """
 import sys, os
 from pathlib import Path
