@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lake.tables import scan
+from lake.tables import append, scan
+from tests.lake.review_kit import QUESTIONS, answer, request
+from tests.lake.test_review_formats import answered
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -20,6 +22,7 @@ def run(name: str, *words: str, data: Path, **extra: str) -> subprocess.Complete
     """One flow as a user would call it, on a data folder of its own and Prefect's own temporary server."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MULLE_", "LLM_"))}
     env |= {"MULLE_DATA_DIR": str(data), "PREFECT_HOME": str(data / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "0"}
+    env["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"  # the temporary server on a busy machine
     argv = [sys.executable, "-m", f"flows.{name}", *words]
     return subprocess.run(argv, env=env | extra, cwd=ROOT, capture_output=True, text=True, timeout=180)
 
@@ -61,3 +64,21 @@ def test_known_errors_are_one_line_and_an_exit_code(tmp_path: Path) -> None:
     assert done.returncode == 65
     said = [line for line in done.stderr.splitlines() if line.startswith("invalid_catalog: ")]
     assert len(said) == 1 and "missing.jsonl" in said[0]
+
+
+@pytest.mark.slow
+def test_reviews_go_out_come_in_and_are_compared(tmp_path: Path) -> None:
+    append(tmp_path / "lake", "requests", [request(n, text) for n, text in enumerate(QUESTIONS)])
+    file = tmp_path / "queue.csv"
+    done = run("reviews", "export", "csv", "--out", str(file), "--limit", "2", data=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for reviewer in ("kim", "lee"):
+        file.write_bytes(answered("csv", file.read_bytes(), answer("Slack"), ["slack"], reviewer))
+        done = run("reviews", "import", str(file), "--format", "csv", data=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert run("ingest", data=tmp_path).returncode == 0
+    done = run("reviews", "agreement", "--out", str(tmp_path / "agreement.json"), data=tmp_path)
+    assert done.returncode == 0 and "| kim / lee | 2 | 1.000 | - |" in done.stderr, done.stderr
+    assert '"unanimous": 2' in (tmp_path / "agreement.json").read_text()
+    done = run("reviews", "export", "xml", data=tmp_path)
+    assert done.returncode == 65 and "invalid_input: There is no review format 'xml'" in done.stderr
