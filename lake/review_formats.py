@@ -318,7 +318,7 @@ def _from_label_studio(data: bytes) -> Iterator[Entry]:
             if one.get("was_cancelled") or not values.get("answer"):
                 continue
             by: object = one.get("completed_by", "")
-            who = _mapping(by).get("email") or _mapping(by).get("id") if isinstance(by, dict) else by
+            who = _mapping(by).get("id", "") if isinstance(by, dict) else by  # the number: an address is personal
             times = {"reviewed_at": one.get("updated_at") or one.get("created_at")}
             answers.append({**facts, **times, **values, "reviewer": str(who)})
         yield from _answered(number, answers)

@@ -188,7 +188,7 @@ def test_label_studio_choices_cancelled_and_who() -> None:
     }
     ((_, row),) = load("label-studio", orjson.dumps([task]))
     assert isinstance(row, dict)
-    assert (row["reviewer"], row["answer"], row["tools"]) == ("kim@example.com", "두 줄\n입니다", ["slack", "zoom"])
+    assert (row["reviewer"], row["answer"], row["tools"]) == ("4", "두 줄\n입니다", ["slack", "zoom"])
 
 
 def test_the_labelling_configuration_names_what_the_tasks_hold() -> None:
