@@ -145,7 +145,7 @@ class Parts:
             observers.append(self.tracing)
         self.search = SearchService(
             settings, self.retrievers, self.embedder, prompts, self.recorder, self.backends,
-            observers, template_sha256,
+            observers, template_sha256, config.lake.unmasked_types,
         )  # fmt: skip
 
         watch_parts(self.metrics.registry, self.journal, self.backends, self.retrievers, self.search)

@@ -29,6 +29,7 @@ from gateway.threads import Threads
 from gateway.turn import Turn
 from gateway.turns import TurnObserver
 from lake.errors import BackendError, MulleError, SetupError
+from lake.privacy.mask import mask
 from lake.prompt import Prompt, PromptBuilder
 from serving.answers import ChatAnswer
 from serving.encoders import Vectors
@@ -61,8 +62,11 @@ class SearchService:
         backends: BackendHolder,
         observers: Sequence[TurnObserver],
         template_sha256: str,
+        mask_off: frozenset[str] = frozenset(),
     ) -> None:
+        """`mask_off`: types of personal data that stay in prompts, where the setting masks prompts at all."""
         self._settings = settings
+        self._mask_off = mask_off
         self._retrievers = retrievers
         self._embedder = embedder
         self._prompts = prompts
@@ -172,7 +176,8 @@ class SearchService:
         )
         turn.items = len(found.items)
         start = time.perf_counter()
-        prompt = self._prompts.build(turn.question, found.items)
+        question = mask(turn.question, self._mask_off).text if self._settings.mask_prompts else turn.question
+        prompt = self._prompts.build(question, found.items)
         turn.latency_ms.update(found.latency_ms, prompt=(time.perf_counter() - start) * 1000)
         return found, prompt
 

@@ -93,6 +93,10 @@ class GatewaySettings(BaseSettings):
         default=30.0, ge=0, le=3600, description="Time for open requests at SIGTERM, seconds."
     )
 
+    mask_prompts: bool = Field(
+        default=False,
+        description="Whether the LLM is shown placeholders for personal data in a question (true, false).",
+    )
     chat_template: Path = Field(
         default=_CONFIGS / "chat_template.jinja", description="Chat template of the served model; its hash is logged."
     )

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import polars as pl
 
 from lake.location import LakeDir
+from lake.privacy.mask import mask
 from lake.schemas.rows import Reject
 from lake.tables import append, scan
 
 _SAMPLE_CHARS = 500
 
 
-def store_rejects(lake_dir: LakeDir, run_id: str, stage: str, rejects: Sequence[Reject]) -> int:
-    """Append those that `run_id` has not noted yet; how many. Safe to repeat with more of them."""
+def store_rejects(
+    lake_dir: LakeDir, run_id: str, stage: str, rejects: Sequence[Reject], mask_off: Iterable[str] = ()
+) -> int:
+    """Append those that `run_id` has not noted yet; how many. Safe to repeat with more of them.
+
+    Samples are masked, before they are cut: half a number is no longer seen as one. `mask_off`: types that stay.
+    """
+    left = frozenset(mask_off)
     noted = scan(lake_dir, "rejects").filter((pl.col("run_id") == run_id) & (pl.col("stage") == stage))
     known = Counter(noted.select("reason", "source_id", "sample").collect().iter_rows())
     now = datetime.now(UTC)
     fresh: list[dict[str, object]] = []
     for one in rejects:
-        row = (one.reason, one.source_id, one.sample[:_SAMPLE_CHARS])
+        row = (one.reason, one.source_id, mask(one.sample, left).text[:_SAMPLE_CHARS])
         if known[row] > 0:
             known[row] -= 1
             continue

@@ -14,7 +14,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from lake.answer_cache import AnswerCache
 from lake.errors import InputError, QuestionError
 from lake.files import canonical_json, sha256_bytes
 from lake.location import LakeDir
+from lake.privacy.records import mask_records
 from lake.progress import Progress
 from lake.prompt import Prompt, PromptBuilder
 from lake.rules.label import to_item
@@ -70,6 +71,7 @@ class _Outcome:
     no_tool: int = 0
     stored: int = 0
     unasked: int = 0
+    mask_off: frozenset[str] = frozenset()  # types of personal data that stay
 
     def reject(self, request_id: str, reason: str, sample: str = "") -> None:
         self.reasons[reason] += 1
@@ -103,8 +105,11 @@ def run_teach(
     progress_path: Path | None = None,
     log: Callable[[str], None] | None = None,
     pause_s: float = 1.0,
+    mask_off: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Label at most `limit` (default: the setting) questions; the report counts every one of the plan.
+
+    What is stored is masked; types of personal data in `mask_off` stay.
 
     Safe to repeat with the same `run_id`: it goes on where it was. Raises the `BackendError` after which no answer can
     be expected (labels until then are stored), and `SetupError` where another teacher run is going.
@@ -117,7 +122,7 @@ def run_teach(
         budget = Budget(settings.prices, settings.budget_tokens, settings.budget_cost, cache.spent(run_id))
         say = (lambda line: log(f"{line}; {budget.shown()}")) if log is not None else None
         progress = Progress(progress_path, "teach", len(plan.request_ids), say=say)
-        outcome = _Outcome()
+        outcome = _Outcome(mask_off=frozenset(mask_off))
         asker = Asker(
             make_client(backend), backend.model, cache, budget, run_id,
             concurrency=settings.concurrency, deadline_s=settings.deadline_s, pause_s=pause_s,
@@ -248,9 +253,9 @@ def _store(lake_dir: LakeDir, run_id: str, outcome: _Outcome) -> None:
         own = scan(lake_dir, "teacher_labels").filter(pl.col("run_id") == run_id)
         there = set(cast("list[str]", own.select("label_id").collect()["label_id"].to_list()))
         if new := [row for row in outcome.labels if row["label_id"] not in there]:
-            append(lake_dir, "teacher_labels", new)
+            append(lake_dir, "teacher_labels", mask_records("teacher_labels", new, outcome.mask_off))
             outcome.stored += len(new)
         outcome.labels = []
     if outcome.rejects:
-        store_rejects(lake_dir, run_id, "teach", outcome.rejects)
+        store_rejects(lake_dir, run_id, "teach", outcome.rejects, outcome.mask_off)
         outcome.rejects = []

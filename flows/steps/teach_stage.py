@@ -40,4 +40,5 @@ def teach_stage(stage: StageContext, limit: int | None) -> dict[str, Any]:
         limit=limit,
         progress_path=stage.progress_file,
         log=stage.log,
+        mask_off=stage.lake.unmasked_types,
     )

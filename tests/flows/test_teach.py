@@ -145,6 +145,19 @@ def test_open_questions_are_labelled_and_counted(tmp_path: Path) -> None:
     assert lines[-1]["note"] == "3 labels, 360 tokens, cost 0.0006"
 
 
+@pytest.mark.parametrize("off", [(), ("phone",)])
+def test_what_the_teacher_writes_is_masked(tmp_path: Path, off: tuple[str, ...]) -> None:
+    folder = lake(tmp_path)
+    with scripted_llm(lambda body: completion(said("Slack", "010-1234-5678로 물어보면 되는 메신저입니다."))) as server:
+        run_teach(
+            folder, tmp_path / "teacher", "r1", BUILDER, Backend("openai", server.base, "big"), CASES,
+            TeacherSettings(), pause_s=0.01, mask_off=off,
+        )  # fmt: skip
+    stored = scan(folder, "teacher_labels").collect()["answer"].to_list()
+    assert stored
+    assert all(("010-1234-5678" in text) == bool(off) for text in stored)
+
+
 def test_the_most_valuable_come_first_and_each_model_labels_once(tmp_path: Path) -> None:
     folder = lake(tmp_path)
     with scripted_llm(good) as server:
