@@ -20,7 +20,7 @@ FREE_TEXT: dict[str, tuple[str, ...]] = {
 
 
 def mask_records(table: str, rows: Sequence[Mapping[str, Any]], off: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """`rows` of a table of `FREE_TEXT` with its free text masked; types in `off` stay. The given rows are not changed."""
+    """`rows` of a table of `FREE_TEXT` with its free text masked; types in `off` stay. Changes no given row."""
     left = frozenset(off)
     return [
         {
