@@ -36,7 +36,7 @@ def turn_wheel(
     """Turn once. `synth_tools`: entries to synthesise for (0: none); `limit`: held-out questions (default: all)."""
     run_id = run_id or str(ULID())
     ingest_logs(run_id)
-    dataset = build_dataset(run_id)["dataset"]
+    dataset = build_dataset(run_id=run_id)["dataset"]
     if synth_tools != 0:
         dataset = synthesize_qa(synth_tools, per_tool, run_id)["dataset"]
     adapter = finetune_adapter(train_config, dataset, run_id)["adapter"]

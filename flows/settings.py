@@ -14,6 +14,9 @@ class FlowSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MULLE_", frozen=True, extra="ignore")
 
     train_config: Path = Field(default=Path("configs/demo.toml"), description="Training hyperparameters (TOML).")
+    build_config: Path = Field(
+        default=Path("configs/dataset.toml"), description="What decides a dataset: limits, shares, lengths (TOML)."
+    )
     gate_config: Path = Field(default=Path("configs/gate.toml"), description="Thresholds of the gate (TOML).")
     catalog: Path = Field(
         default=Path("data/sample/catalog.jsonl"), description="Tool catalogue: JSONL, CSV or Parquet."

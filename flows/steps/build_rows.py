@@ -1,151 +1,248 @@
-"""One candidate at a time: what a build keeps, and the limits over all of them. Pure.
+"""One candidate at a time: what a build keeps, and what it drops for which reason. Pure.
 
-Reads and writes nothing; `flows/steps/build.py` feeds it. Every row that goes comes back as a `Reject`.
+Reads and writes nothing; `flows/steps/build.py` feeds it. Every candidate comes back as a `Kept`, a `Reject`, or a
+`RetrievalFailure` (which is dropped as `not_retrieved` as well).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
 
+from flows.steps.build_config import BuildConfig
 from lake import house_style
-from lake.errors import DatasetError, QuestionError
+from lake.errors import QuestionError
 from lake.files import canonical_json, sha256_bytes
 from lake.prompt import PromptBuilder
 from lake.rules import clean
-from lake.rules.certificate import touching
-from lake.rules.ground import grounded, right_tool
-from lake.rules.label import Candidate, Policy
-from lake.rules.render import RenderedRow, render
-from lake.rules.shingles import shingle
-from lake.rules.split import draw
-from lake.schemas.rows import DatasetRow, Reject
+from lake.rules.depth import Lineage
+from lake.rules.ground import NameFinder, comparable_name, grounded, repaired, right_tool
+from lake.rules.injection import injects
+from lake.rules.label import to_item
+from lake.rules.pairs import answer_key, check_pair
+from lake.rules.render import RenderedRow
+from lake.rules.stale import names_of
+from lake.schemas.records import RetrievedItem
+from lake.schemas.rows import DatasetRow, LabelSource, Reject, RetrievalFailure, Tool
+from lake.text import detect_lang, nfc
+
+Row = Mapping[str, Any]
+PEOPLE = frozenset({"golden", "correction"})  # who may say that the right tool was not retrieved
 
 
 @dataclass(frozen=True, slots=True)
-class BuildConfig:
-    """What decides a dataset beside its inputs; saved in its manifest."""
+class Candidate:
+    """A question with what was retrieved for it and its label."""
 
-    seed: int = 20_260_101
-    holdout_share: float = 0.1  # of the clusters
-    near_duplicate_threshold: float = 0.4
-    max_prompt_tokens: int = 512  # with chat turns
-    max_tokens: int = 640  # prompt and completion
-    unlabelled: Policy = "drop"  # drop | served: train on served answers that nobody judged
-    synthetic_share: float = 0.5  # at most this share of the rows is synthetic
-    cluster_cap: int = 20  # at most so many rows of one near-duplicate cluster
+    source_id: str  # request or synthetic id
+    key: str  # of the normalised question
+    question: str
+    lang: str
+    retrieved_items: list[RetrievedItem]
+    answer: str
+    label_source: LabelSource
+    label_ids: list[str] = field(default_factory=list[str])  # review, feedback or teacher label that gave the label
+    tools: list[str] = field(default_factory=list[str])
+    keys: list[str] = field(default_factory=list[str])  # API keys of question and feedback
+    finish_reason: str | None = None  # of the label, where a model wrote it
+    generation: int = 0
+    served: str | None = None  # the answer that was served, and how
+    outcome: str = "answered"
+    served_finish: str | None = None
+    prompt_sha256: str | None = None
+    index_version: str | None = None
+    embedder: str | None = None
 
-    def check(self) -> BuildConfig:
-        """Itself, or `DatasetError` naming the setting that is out of range."""
-        wrong = [
-            name
-            for name, fine in {
-                "holdout_share (0 to 0.5)": 0.0 <= self.holdout_share <= 0.5,
-                "near_duplicate_threshold (above 0, at most 1)": 0.0 < self.near_duplicate_threshold <= 1.0,
-                "max_prompt_tokens (64 to max_tokens)": 64 <= self.max_prompt_tokens <= self.max_tokens,
-                "unlabelled (drop or served)": self.unlabelled in ("drop", "served"),
-                "synthetic_share (0 to 1)": 0.0 <= self.synthetic_share <= 1.0,
-                "cluster_cap (1 or more)": self.cluster_cap >= 1,
-            }.items()
-            if not fine
-        ]
-        if wrong:
-            raise DatasetError(f"The build can't start, out of range: {', '.join(wrong)}.", settings=wrong)
-        return self
+    @property
+    def trusted(self) -> bool:
+        """A person wrote the answer with the question before their eyes."""
+        return self.label_source == "golden"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A row of the dataset without its split, and what the limits over all rows look at."""
+
+    rendered: RenderedRow
+    candidate: Candidate
+    pair: str  # why there is no preference pair, or "pair"
+
+    @property
+    def as_served(self) -> bool | None:
+        """Whether the prompt is byte for byte the served one; None where that is not known."""
+        sha256 = self.candidate.prompt_sha256
+        return sha256 == self.rendered.prompt.sha256 if sha256 else None
+
+    @property
+    def answer_key(self) -> str:
+        return sha256_bytes(answer_key(self.rendered.row.answer).encode())[:32]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Every name that an answer could name without having been shown it, and the catalogue's ids by name."""
+
+    finder: NameFinder
+    ids: Mapping[str, frozenset[str]]  # comparable name or alias -> tool ids
+
+    @classmethod
+    def of(cls, tools: Iterable[Tool], names: Iterable[str] = ()) -> Known:
+        """`names`: those that the log holds beside the catalogue's."""
+        ids: dict[str, set[str]] = {}
+        every = set(names)
+        for tool in tools:
+            every.add(tool.name)
+            for name in names_of(tool):
+                ids.setdefault(name, set()).add(tool.id)
+        return cls(NameFinder(every), {name: frozenset(found) for name, found in ids.items()})
+
+    def named_by(self, answer: str) -> set[str]:
+        """Ids of the catalogue's tools that an answer recommends."""
+        parsed = house_style.parse(answer)
+        if parsed is not None:
+            return set(self.ids.get(comparable_name(parsed.name), ())) if parsed.name else set()
+        return {one for name in self.finder.find(answer) for one in self.ids.get(comparable_name(name), ())}
+
+
+def candidate_of(chosen: Row, heavy: Row, lineage: Lineage) -> Candidate:
+    """A chosen label (`lake/rules/label.py`) with the long columns of its request or synthetic row."""
+    source: LabelSource = chosen["label_source"]
+    served = heavy.get("llm_response_content")
+    own = source in clean.SERVED
+    if own:
+        depth = lineage.depth(heavy.get("model"), heavy.get("adapter"), heavy.get("backend"))
+    else:
+        depth = lineage.depth(chosen["label_model"]) if chosen["label_model"] else 0
+    answer = chosen["answer"] if not own else nfc(served or "").strip()
+    keys = {chosen["key_id"], chosen["label_key"]} - {None, ""}
+    return Candidate(
+        source_id=chosen["source_id"],
+        key=chosen["key"],
+        question=chosen["question"],
+        lang=detect_lang(chosen["question"]),
+        retrieved_items=[to_item(item) for item in heavy.get("retrieved_items") or []],
+        answer=answer or "",
+        label_source=source,
+        label_ids=list(chosen["label_ids"] or []),
+        tools=list(chosen["tools"] or []),
+        keys=sorted(keys),
+        finish_reason=heavy.get("finish_reason") if own else chosen["label_finish"],
+        generation=depth,
+        served=nfc(served).strip() if served else None,
+        outcome=heavy.get("outcome") or "answered",
+        served_finish=heavy.get("finish_reason"),
+        prompt_sha256=heavy.get("prompt_sha256"),
+        index_version=heavy.get("index_version"),
+        embedder=heavy.get("embedder"),
+    )
+
+
+_injects = lru_cache(maxsize=8192)(injects)  # catalogue texts repeat from row to row
+
+
+def _bad_context(shown: Sequence[RetrievedItem]) -> bool:
+    return any(_injects(text) for item in shown for text in (item.name, item.description, item.chunk_text) if text)
 
 
 def judge(
-    candidate: Candidate, builder: PromptBuilder, config: BuildConfig, known_names: Sequence[str]
-) -> RenderedRow | Reject:
+    candidate: Candidate, builder: PromptBuilder, config: BuildConfig, known: Known
+) -> Kept | Reject | RetrievalFailure:
     """The rendered row of a candidate (without split), or why it is dropped."""
 
     def reject(reason: str) -> Reject:
         return Reject(candidate.source_id, reason, candidate.question)
 
-    answer, source = candidate.answer, candidate.label_source
-    if source is None or answer is None:
-        return reject(candidate.no_label_reason)
-    trusted = candidate.trusted
-    fine, reason = clean.check_question(candidate.question, trusted)
+    answer, source, items = candidate.answer, candidate.label_source, candidate.retrieved_items
+    fine, reason = clean.check_question(candidate.question, candidate.trusted)
+    if fine and source in clean.SERVED:
+        fine, reason = clean.outcome(candidate.outcome)
+    if fine and source in clean.MODEL_WRITTEN:
+        fine, reason = clean.check_written(candidate.finish_reason, answer)
+    names = tuple(item.name for item in items)
+    if fine:
+        fine, reason = clean.check_answer(answer, candidate.lang, names, candidate.trusted)
     if not fine:
         return reject(reason)
-    if source in ("served", "positive_feedback"):
-        fine, reason = clean.check_served(candidate.outcome, candidate.finish_reason, answer)
-        if not fine:
-            return reject(reason)
-    names = tuple(item.name for item in candidate.retrieved_items)
-    fine, reason = clean.check_answer(answer, candidate.lang, names, trusted)
+    try:
+        prompt = builder.build(candidate.question, items)
+    except QuestionError:
+        return reject("bad_question")
+    right = _right_tools(candidate, known)
+    fine, reason = right_tool(right, items, prompt.used_ids)
+    if reason == "not_retrieved" and source in PEOPLE:
+        return _failure(candidate, right)
     if not fine:
         return reject(reason)
-    row = DatasetRow(
-        row_id="row-" + sha256_bytes(canonical_json([candidate.key, source, answer]))[:16],
+    shown = [item for item in items if item.id in set(prompt.used_ids)]
+    if not candidate.trusted and _bad_context(shown):
+        return reject("injected_context")
+    repairs: list[str] = []
+    if config.ungrounded == "repair":
+        answer, repairs = repaired(answer, items, prompt.used_ids)
+    fine, reason = clean.first_failure(
+        clean.too_long(prompt.text, answer, builder.count_tokens, config.max_prompt_tokens, config.max_tokens),
+        grounded(answer, items, prompt.used_ids, prompt.text, known.finder),
+    )
+    if not fine:
+        return reject(reason)
+    row = _row(candidate, answer, repairs, shown)
+    pair, why = check_pair(
+        source, answer, candidate.served, candidate.outcome, candidate.served_finish, candidate.lang, names
+    )
+    if pair and builder.count_tokens(prompt.text) + builder.count_tokens(candidate.served or "") > config.max_tokens:
+        pair, why = False, "too_long"
+    if pair:
+        row = replace(row, rejected=candidate.served)
+    lengths = builder.count_tokens(prompt.text), builder.count_tokens(answer)
+    return Kept(RenderedRow(row, prompt, *lengths), candidate, why or "pair")
+
+
+def _right_tools(candidate: Candidate, known: Known) -> list[str]:
+    """The label's tools; where a person did not note them, those that the answer names."""
+    if candidate.tools or candidate.label_source not in PEOPLE:
+        return candidate.tools
+    return _tools_of(candidate.answer, candidate.retrieved_items) or sorted(known.named_by(candidate.answer))
+
+
+def _row(candidate: Candidate, answer: str, repairs: list[str], shown: Sequence[RetrievedItem]) -> DatasetRow:
+    tools = candidate.tools
+    if not tools and candidate.label_source not in ("golden", "synthetic"):
+        tools = _tools_of(answer, shown)
+    category = next((item.category for item in candidate.retrieved_items if item.id in tools), "")
+    return DatasetRow(
+        row_id="row-" + sha256_bytes(canonical_json([candidate.key, candidate.label_source, answer]))[:16],
         question=candidate.question,
         lang=candidate.lang,
         retrieved_items=candidate.retrieved_items,
         answer=answer,
-        label_source=source,
+        label_source=candidate.label_source,
         source_ids=[candidate.source_id, *candidate.label_ids],
-        tools=candidate.tools,
+        tools=tools,
+        category=category,
+        generation=candidate.generation,
+        repairs=repairs,
     )
-    try:
-        rendered = render(row, builder)
-    except QuestionError:
-        return reject("bad_question")
-    prompt = rendered.prompt
-    verdicts = (
-        clean.too_long(prompt.text, answer, builder.count_tokens, config.max_prompt_tokens, config.max_tokens),
-        right_tool(candidate.tools, candidate.retrieved_items, prompt.used_ids),
-        grounded(answer, candidate.retrieved_items, prompt.used_ids, prompt.text, known_names),
-    )
-    fine, reason = clean.first_failure(*verdicts)
-    if not fine:
-        return reject(reason)
-    if source in ("golden", "synthetic"):
-        return rendered
+
+
+def _tools_of(answer: str, shown: Sequence[RetrievedItem]) -> list[str]:
+    """Ids of the shown tools that an answer recommends."""
     parsed = house_style.parse(answer)
-    named = parsed.name if parsed is not None else None
-    tools = [item.id for item in candidate.retrieved_items if item.name == named and item.id in prompt.used_ids]
-    return replace(rendered, row=replace(row, tools=tools))
+    if parsed is not None:
+        return [item.id for item in shown if parsed.name and comparable_name(item.name) == comparable_name(parsed.name)]
+    named = NameFinder(item.name for item in shown).find(answer)
+    return [item.id for item in shown if item.name in named]
 
 
-def cap_clusters(rows: Sequence[RenderedRow], config: BuildConfig) -> tuple[list[RenderedRow], list[Reject]]:
-    """At most `cluster_cap` rows a cluster; golden ones first, then by a seeded hash."""
-    groups: dict[str, list[RenderedRow]] = defaultdict(list)
-    for one in rows:
-        groups[one.row.cluster_id].append(one)
-    kept: list[RenderedRow] = []
-    rejects: list[Reject] = []
-    for cluster in sorted(groups):
-        ordered = sorted(
-            groups[cluster],
-            key=lambda one: (one.row.label_source != "golden", draw(config.seed, one.row.row_id)),
-        )
-        kept += ordered[: config.cluster_cap]
-        rejects += [
-            Reject(one.row.source_ids[0], "cluster_cap", one.row.question) for one in ordered[config.cluster_cap :]
-        ]
-    return kept, rejects
-
-
-def limit_synthetic(rows: Sequence[RenderedRow], config: BuildConfig) -> tuple[list[RenderedRow], list[Reject]]:
-    """Synthetic rows beyond their share go, chosen by a seeded hash."""
-    made = [one for one in rows if one.row.label_source == "synthetic"]
-    own = [one for one in rows if one.row.label_source != "synthetic"]
-    if config.synthetic_share >= 1.0:
-        return list(rows), []
-    limit = int(config.synthetic_share / (1.0 - config.synthetic_share) * len(own))
-    ordered = sorted(made, key=lambda one: draw(config.seed, one.row.row_id))
-    dropped = [Reject(one.row.source_ids[0], "synthetic_share", one.row.question) for one in ordered[limit:]]
-    return [*own, *ordered[:limit]], dropped
-
-
-def drop_touching(rows: Sequence[RenderedRow], config: BuildConfig) -> tuple[list[RenderedRow], list[Reject]]:
-    """Training rows that the certificate would find near a hold-out row: a large split is sure to some 98 % only."""
-    train = [number for number, one in enumerate(rows) if one.row.split == "train"]
-    held = [number for number, one in enumerate(rows) if one.row.split == "holdout"]
-    sets, held_sets = (shingle([rows[number].row.question for number in side]) for side in (train, held))
-    near = touching(sets, held_sets, config.near_duplicate_threshold)
-    gone = {number for number, is_near in zip(train, near.tolist(), strict=True) if is_near}
-    dropped = [Reject(rows[number].row.source_ids[0], "bridges_split", rows[number].row.question) for number in gone]
-    return [one for number, one in enumerate(rows) if number not in gone], dropped
+def _failure(candidate: Candidate, right: list[str]) -> RetrievalFailure:
+    return RetrievalFailure(
+        request_id=candidate.source_id,
+        question=candidate.question,
+        lang=candidate.lang,
+        right_tools=right,
+        hard_negatives=[{"id": one.id, "rank": one.rank, "score": one.score} for one in candidate.retrieved_items],
+        label_source=candidate.label_source,
+        index_version=candidate.index_version,
+        embedder=candidate.embedder,
+    )

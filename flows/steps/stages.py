@@ -6,12 +6,13 @@ the one place that says which settings and which files each of them gets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.steps.build import run_build
+from flows.steps.build import BuildInputs, run_build
+from flows.steps.build_config import load_config, parse_changes
+from flows.steps.build_read import read_lineage
 from flows.steps.evaluate import run_evaluate
 from flows.steps.finetune import run_finetune
 from flows.steps.gate import decide, load_gate
@@ -20,10 +21,8 @@ from flows.steps.promote import run_promote
 from flows.steps.serve import running_stack, tuned_arms
 from flows.steps.stage import StageContext
 from flows.steps.synthesize import SynthesisConfig, run_synthesize
-from lake.dataset import MANIFEST, Dataset
 from lake.errors import DatasetError, GateError
 from lake.files import read_json, sha256_file, write_json_atomic
-from lake.lineage import record_dataset
 from lake.registry import Registry
 from lake.withdrawn import is_withdrawn
 from serving.backends import Backend, backend_from_env
@@ -33,23 +32,33 @@ from serving.gguf_export import export
 Report = dict[str, Any]
 
 
-def build_stage(stage: StageContext) -> Report:
-    """A dataset version from the lake, for the base model of the settings."""
-    base = open_base(stage)
+def build_stage(stage: StageContext, config: str | None = None, change: Sequence[str] | None = None) -> Report:
+    """A dataset version from the lake, for the base model of the settings. `config`: a TOML file; `change`: name=value,
+    each in the place of what the file says.
+    """
+    base, lake = open_base(stage), stage.lake
+    tools = open_catalog(stage).tools
     report = run_build(
-        stage.lake.lake_dir,
-        stage.lake.datasets_dir,
-        stage.flows.test_set,
-        open_builder(stage),
-        template_sha256=base.template_sha256,
-        tokenizer_sha256=sha256_file(base.tokenizer_path),
-        catalog_names=[tool.name for tool in open_catalog(stage).tools],
+        lake.lake_dir,
+        lake.datasets_dir,
+        BuildInputs(
+            builder=open_builder(stage),
+            test_file=stage.flows.test_set,
+            tools=tools,
+            lineage=read_lineage(
+                lake.models_dir, lake.datasets_dir, lake.lake_dir, frozenset({stage.serving.base_name})
+            ),
+            template_sha256=base.template_sha256,
+            tokenizer_sha256=sha256_file(base.tokenizer_path),
+        ),
+        load_config(Path(config) if config else stage.flows.build_config, parse_changes(change or ())),
+        run_id=stage.run_id,
         progress_path=stage.progress_file,
+        say=stage.log,
     )
-    path = Path(report["path"])
-    dataset = Dataset(report["dataset"], path, read_json(path / MANIFEST), reused=report["reused"])
-    record_dataset(stage.lake.lake_dir, dataset, datetime.now(UTC), stage.run_id)
-    return report
+    cases = read_cases(stage.flows.test_set)
+    fresh, stale = fresh_cases(cases, tools)
+    return report | {"test_questions": len(cases), "stale_test_questions": stale, "fresh_test_questions": len(fresh)}
 
 
 def synthesis_backend(stage: StageContext) -> Backend:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 
 import polars as pl
 
-from flows.steps.build import read_test_questions
+from flows.steps.build_read import read_test_questions
 from flows.steps.synthesis_asks import EXAMPLE_QUESTIONS, Ask, Pair, make_ask, parse_pairs
 from flows.steps.synthesis_filter import CatalogNames, check_pair, house_answer
 from flows.steps.synthesis_llm import AnswerCache, ChatClient, ask_all

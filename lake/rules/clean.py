@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from lake.rules.injection import injects
 from lake.text import detect_lang
 
 Verdict = tuple[bool, str]
@@ -19,28 +20,22 @@ KEEP: Verdict = (True, "")
 # Chat turns around prompt and completion: bos, two role lines and their markers, at most this many tokens.
 TEMPLATE_TOKENS = 16
 
-# What people write to make a model drop its task. Few and plain on purpose: a hit costs one training row, and
-# each is counted. Rows with a golden answer are exempt, since a person has seen them.
-INJECTION_PATTERNS = (
-    r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:previous|prior|above|earlier|all)\b.{0,40}"
-    r"\b(?:instruction|prompt|rule|message|context)s?\b",
-    r"\b(?:reveal|print|show|repeat)\b.{0,40}\b(?:system|hidden|initial)\s+prompt\b",
-    r"\byou are now\b.{0,60}\b(?:dan|jailbroken|unrestricted|developer mode)\b",
-    r"(?:이전|위의?|앞의?|기존|모든)\s*(?:지시|명령|지침|프롬프트|규칙)\S*\s*.{0,20}(?:무시|잊어|따르지)",
-    r"(?:시스템|숨겨진)\s*프롬프트.{0,20}(?:보여|출력|알려|공개|말해)",
-    r"<\s*/?\s*(?:start_of_turn|end_of_turn|bos|eos|s)\s*>|<\|[a-z_]+\|>|\[/?INST\]",
-    r"(?:^|\n)\s*(?:system|assistant|답변)\s*[:：]",
-)
-_INJECTION = re.compile("|".join(INJECTION_PATTERNS), re.IGNORECASE | re.DOTALL)
+# What people wrote themselves, and what a model wrote: only the latter can be a refusal or cut off.
+MODEL_WRITTEN = frozenset({"teacher", "synthetic", "positive_feedback", "served"})
+SERVED = frozenset({"positive_feedback", "served"})
 
 _REFUSAL = re.compile(
-    r"(?:죄송|미안)(?:합니다|하지만|해요).{0,60}(?:없습니다|못합니다|어렵습니다|수\s*없)"
-    r"|(?:i['’]m sorry|i am sorry|i apologi[sz]e).{0,80}(?:can(?:no|['’])t|unable|not able)"
-    r"|as an ai (?:language )?model|(?:저는|나는)\s*(?:ai|인공지능)\s*(?:언어\s*)?모델",
+    r"(?:죄송|미안|유감)(?:합니다|하지만|해요|하게도|스럽게도|스럽지만).{0,60}(?:없습니다|못합니다|어렵습니다|수\s*없|않습니다)"
+    r"|(?:도와\s*드릴|답변(?:해|을)?\s*드릴|제공(?:해)?\s*드릴|추천(?:해)?\s*드릴)\s*수(?:가|는)?\s*없"
+    r"|(?:요청|질문)에(?:는)?\s*(?:응할|답할|답변할|대답할)\s*수(?:가|는)?\s*없"
+    r"|(?:i['’]m sorry|i am sorry|sorry,|i apologi[sz]e|unfortunately).{0,80}(?:can(?:no|['’])t|unable|not able)"
+    r"|\bi\s+(?:can(?:no|['’])t|am unable to|am not able to|won['’]t)\s+(?:help|assist|answer|provide|comply|recommend)"
+    r"|as an ai (?:language )?(?:model|assistant)|(?:저는|나는)\s*(?:ai|인공지능)\s*(?:언어\s*)?(?:모델|비서)",
     re.IGNORECASE | re.DOTALL,
 )
 _LABEL_LINE = re.compile(r"^(?:추천|이유|링크|Recommendation|Reason|Link)\s*:\s*", re.MULTILINE)
 _URL = re.compile(r"https?://\S+")
+_OTHER_SCRIPT_SHARE = 0.3  # of the letters; a Korean or English text may quote a word of another script
 
 
 def empty(text: str | None) -> Verdict:
@@ -56,9 +51,24 @@ def control_chars(text: str) -> Verdict:
     return KEEP
 
 
-def injected(text: str) -> Verdict:
-    """One of `INJECTION_PATTERNS`."""
-    return (False, "injected_instruction") if _INJECTION.search(text) else KEEP
+def injected(text: str, reason: str = "injected_instruction") -> Verdict:
+    """An instruction to the model (`injection.py`)."""
+    return (False, reason) if injects(text) else KEEP
+
+
+def other_script(text: str) -> Verdict:
+    """Neither Korean nor English: too many letters are neither Hangul nor Latin."""
+    letters = [char for char in text if char.isalpha()]
+    if text.isascii() or not letters:
+        return KEEP
+    other = sum(not ("\uac00" <= char <= "\ud7a3" or _is_latin_or_jamo(char)) for char in letters)
+    return KEEP if other <= _OTHER_SCRIPT_SHARE * len(letters) else (False, "wrong_language")
+
+
+def _is_latin_or_jamo(char: str) -> bool:
+    return (
+        char < "\u0250" or "\u1100" <= char <= "\u11ff" or "\u3130" <= char <= "\u318f" or "\uff21" <= char <= "\uff5a"
+    )
 
 
 def wrong_language(answer: str, lang: str, names: tuple[str, ...] = ()) -> Verdict:
@@ -69,7 +79,7 @@ def wrong_language(answer: str, lang: str, names: tuple[str, ...] = ()) -> Verdi
             body = body.replace(name, " ")
     if not any(char.isalpha() for char in body):
         return KEEP
-    return KEEP if detect_lang(body) == lang else (False, "wrong_language")
+    return other_script(body) if detect_lang(body) == lang else (False, "wrong_language")
 
 
 def outcome(value: str) -> Verdict:
@@ -104,7 +114,14 @@ def first_failure(*verdicts: Verdict) -> Verdict:
 
 def check_question(question: str, trusted: bool = False) -> Verdict:
     """Rules about the question; `trusted` where a person wrote its answer."""
-    return first_failure(empty(question), control_chars(question), KEEP if trusted else injected(question))
+    return first_failure(
+        empty(question), control_chars(question), other_script(question), KEEP if trusted else injected(question)
+    )
+
+
+def check_context(texts: Iterable[str]) -> Verdict:
+    """Rules about what was retrieved, as the prompt shows it: an answer under such orders may be the orders' own."""
+    return first_failure(*(injected(text, "injected_context") for text in texts))
 
 
 def check_answer(answer: str | None, lang: str, names: tuple[str, ...], trusted: bool = False) -> Verdict:
@@ -116,6 +133,11 @@ def check_answer(answer: str | None, lang: str, names: tuple[str, ...], trusted:
     )
 
 
+def check_written(finish_reason: str | None, answer: str | None) -> Verdict:
+    """Rules about an answer that a model wrote."""
+    return first_failure(truncated(finish_reason), refused(answer or ""))
+
+
 def check_served(outcome_value: str, finish_reason: str | None, answer: str | None) -> Verdict:
     """Rules about a served answer that is to be a label itself."""
-    return first_failure(outcome(outcome_value), truncated(finish_reason), refused(answer or ""))
+    return first_failure(outcome(outcome_value), check_written(finish_reason, answer))

@@ -1,13 +1,11 @@
-"""A row as the trainer reads it: `{"prompt", "completion"}` and the conversational form, from one `Prompt`.
-Pure.
+"""A row as the trainer reads it: `{"prompt", "completion"}`, the conversational form, and preference pairs. Pure.
 
-Both forms come out of the `PromptBuilder` that the gateway uses, so training and serving can't differ.
+All forms come out of the `PromptBuilder` that the gateway uses, so training and serving can't differ.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from lake.prompt import Prompt, PromptBuilder
 from lake.schemas.rows import DatasetRow
@@ -29,14 +27,24 @@ def render(row: DatasetRow, builder: PromptBuilder) -> RenderedRow:
     return RenderedRow(row, prompt, builder.count_tokens(prompt.text), builder.count_tokens(row.answer))
 
 
-def plain(rendered: RenderedRow) -> dict[str, str]:
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def plain(prompt: str, answer: str) -> dict[str, str]:
     """One line of train.jsonl: the user message and the answer, without chat turns."""
-    return {"prompt": rendered.prompt.text, "completion": rendered.row.answer}
+    return {"prompt": prompt, "completion": answer}
 
 
-def conversational(rendered: RenderedRow) -> dict[str, list[dict[str, Any]]]:
+def conversational(prompt: str, answer: str) -> dict[str, list[dict[str, str]]]:
     """One line of train.chat.jsonl: the trainer puts the chat template around it."""
+    return {"prompt": [_turn("user", prompt)], "completion": [_turn("assistant", answer)]}
+
+
+def preference(prompt: str, chosen: str, rejected: str) -> dict[str, list[dict[str, str]]]:
+    """One line of train.dpo.jsonl: two answers to one prompt, in the form that trl's DPOTrainer takes."""
     return {
-        "prompt": rendered.prompt.messages,
-        "completion": [{"role": "assistant", "content": rendered.row.answer}],
+        "prompt": [_turn("user", prompt)],
+        "chosen": [_turn("assistant", chosen)],
+        "rejected": [_turn("assistant", rejected)],
     }

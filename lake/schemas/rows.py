@@ -45,6 +45,10 @@ class DatasetRow:
     tools: list[str] = field(default_factory=list[str])  # ids named by the answer
     cluster_id: str = ""
     split: Literal["train", "holdout", ""] = ""
+    category: str = ""  # of the first tool
+    generation: int = 0  # how many of our own trainings lie between the answer and people's words (rules/depth.py)
+    repairs: list[str] = field(default_factory=list[str])  # what the build put right in the answer: url
+    rejected: str | None = None  # the answer that was served to the same prompt, where it is the worse one of a pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,20 @@ class Reject:
     source_id: str
     reason: str
     sample: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalFailure:
+    """The right tool was not among the retrieved ones: a row of the table retrieval_failures."""
+
+    request_id: str
+    question: str
+    lang: str
+    right_tools: list[str]
+    hard_negatives: list[dict[str, Any]]  # id, rank, score of what was retrieved instead
+    label_source: LabelSource
+    index_version: str | None = None
+    embedder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

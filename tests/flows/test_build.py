@@ -12,13 +12,15 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from flows.steps.build import BuildConfig, read_test_questions, run_build
+from flows.steps.build import BuildConfig, BuildInputs, read_test_questions, run_build
 from lake import house_style
 from lake.dataset import verify
 from lake.errors import DatasetError
 from lake.prompt import PromptBuilder
+from lake.rules.depth import Lineage
 from lake.rules.shingles import question_key
 from lake.schemas.records import RetrievedItem
+from lake.schemas.rows import Tool
 from lake.tables import append
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,6 +30,8 @@ TOOLS = {
     "slack": RetrievedItem(1, 0.9, "slack", "Slack", "https://slack.com", "업무용 메신저입니다.", "", [], "협업"),
     "zoom": RetrievedItem(2, 0.8, "zoom", "Zoom", "https://zoom.us", "화상 회의 도구입니다.", "", [], "회의"),
 }
+CATALOG = [Tool(item.id, item.name, item.description, item.url, item.category) for item in TOOLS.values()]
+CATALOG.append(Tool("notion", "Notion", "메모 도구입니다.", "https://notion.so", "메모"))
 GOOD = house_style.render("ko", "Slack", "업무용 메신저입니다.", "https://slack.com")
 WORDS = [
     "화상",
@@ -105,6 +109,8 @@ class Lake:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.tools = CATALOG
+        self.lineage = Lineage(frozenset({"base"}))
         self.test = root / "test.jsonl"
         root.mkdir(exist_ok=True)
         self.test.write_bytes(orjson.dumps({"question": "영수증을 찍으면 가계부에 넣어 주는 앱"}) + b"\n")
@@ -114,9 +120,9 @@ class Lake:
             append(self.root / "lake", name, rows)
 
     def build(self, **config: Any) -> dict[str, Any]:
+        given = BuildInputs(BUILDER, self.test, self.tools, self.lineage, template_sha256="t")
         return run_build(
-            self.root / "lake", self.root / "datasets", self.test, BUILDER, BuildConfig(**config),
-            template_sha256="t", catalog_names=["Slack", "Zoom", "Notion"],
+            self.root / "lake", self.root / "datasets", given, BuildConfig(**config),
             progress_path=self.root / "progress.jsonl",
         )  # fmt: skip
 
@@ -156,7 +162,7 @@ def test_every_row_is_kept_or_has_its_reason(tmp_path: Path) -> None:
         reviews=[
             review(1, questions[1]),
             review(2, questions[2], house_style.render("ko", None, "목록에 맞는 도구가 없습니다.", None), ()),
-            review(3, questions[3], house_style.render("ko", "Notion", "메모 도구입니다.", None), ("slack",)),
+            review(3, questions[3], house_style.render("ko", "Slack", "Notion과 달리 메신저입니다.", None), ("slack",)),
             review(4, questions[4]),
             review(5, questions[5], "Recommendation: Slack\nReason: It is a messenger for teams."),
             review(8, questions[8]),
@@ -286,11 +292,13 @@ def test_unlabelled_and_length_settings_have_their_effect(tmp_path: Path) -> Non
     with pytest.raises(DatasetError, match="no_label 9"):
         lake.build()
     assert not (tmp_path / "datasets" / "splits").exists()
-    served = lake.build(unlabelled="served")
+    with pytest.raises(DatasetError, match=r"own_share 9.*a limit of the dataset config"):
+        lake.build(unlabelled="served")
+    served = lake.build(unlabelled="served", own_share=1.0)
     assert served["label_sources"] == {"served": 9}
-    short = lake.build(unlabelled="served", max_prompt_tokens=80, max_tokens=200)
+    short = lake.build(unlabelled="served", own_share=1.0, max_prompt_tokens=80, max_tokens=200)
     assert rejected(short) == {"q008": "prompt_too_long"}
-    tight = lake.build(unlabelled="served", max_prompt_tokens=80, max_tokens=80)
+    tight = lake.build(unlabelled="served", own_share=1.0, max_prompt_tokens=80, max_tokens=80)
     assert rejected(tight) == {"q003": "too_long", "q008": "prompt_too_long"}
 
 
