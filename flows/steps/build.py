@@ -2,10 +2,11 @@
 
 Reads the tables requests, reviews, feedback, teacher_labels and synthetic (each at one version), the catalogue and
 the test questions; writes `data/datasets/<version>/`, the split's book (`data/datasets/splits/`), and the tables
-datasets, rejects and retrieval_failures. Retrieval is not run again: the retrieved items are those that the log holds, so a row's prompt is
-the one that was served. Same table versions, catalogue, config, splits and tokenizer give the same version and bytes.
-Every dropped row is in rejects.jsonl with its reason. Rows wait on disk between the stages, so memory holds the short
-columns of the log and one bucket of rows. A killed build leaves a hidden folder, which the next one removes.
+datasets, rejects and retrieval_failures. Retrieval is not run again: the retrieved items are those that the log
+holds, so a row's prompt is the one that was served. Same rows, catalogue, config, splits and tokenizer give the same
+version and bytes. Every dropped row is in rejects.jsonl with its reason. Rows wait on disk between the stages, so
+memory holds the short columns of the log and one bucket of rows. A killed build leaves a hidden folder, which the
+next one removes.
 """
 
 from __future__ import annotations
