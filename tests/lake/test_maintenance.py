@@ -13,16 +13,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from lake.erase_tables import replace_days
 from lake.errors import CommitConflictError, IngestError
 from lake.maintenance import TableMaintenance, maintain_table
 from lake.retention import RetentionSettings
 from lake.storage import actions, sizes
 from lake.table_log import log_files, old_files
-from lake.tables import append, existing_table, open_table, scan
+from lake.tables import append, dataset, existing_table, open_table, scan
 from tests.lake.ingest_kit import ROOT
 from tests.lake.test_tables import run_row
 
@@ -104,9 +106,15 @@ def test_versions_that_a_dataset_names_stay_readable(tmp_path: Path) -> None:
     assert set(again.gone_versions) == {2, 4, 99} and "gone" in again.gone_versions[2]
 
 
-def test_versions_from_before_an_erasure_are_not_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["delete", "replace"])
+def test_versions_from_before_an_erasure_are_not_kept(tmp_path: Path, how: str) -> None:
     fill(tmp_path, 4)
-    open_table(tmp_path, "runs").delete("run_id = 'r001'")
+    table = open_table(tmp_path, "runs")
+    if how == "delete":
+        table.delete("run_id = 'r001'")
+    else:  # as an erasure does
+        rest = dataset(tmp_path, "runs").to_table(filter=pc.field("run_id") != "r001")
+        replace_days(tmp_path, "runs", table, ["2026-01-01"], rest, {})
     append(tmp_path, "runs", [run_row(0, run_id="later")])
     done = maintain(tmp_path, named={3: ["aa"], 6: ["bb"]})
     assert done.gone_versions == {3: "an erasure took rows away since"} and list(done.kept_versions) == [6]
