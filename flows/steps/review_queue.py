@@ -23,13 +23,12 @@ from lake.rules.ground import comparable_name
 from lake.rules.stale import Catalog
 
 
-def read_queue(stage: StageContext, limit: int | None = None, reviewers: int = 1) -> Queue:
+def read_queue(stage: StageContext, reviewers: int = 1) -> Queue:
     """The queue for the catalogue and the test set of the settings."""
     return open_items(
         stage.lake.lake_dir,
         catalog=Catalog.of(open_catalog(stage).tools),
         tests=read_cases(stage.flows.test_set),
-        limit=limit,
         reviewers=reviewers,
     )
 
