@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 
 from ko_pii.dictionaries.common_words import is_common_word
+from ko_pii.dictionaries.field_labels import is_field_label
+from ko_pii.dictionaries.titles import is_title
 
 from lake.privacy.types import Span
 from lake.privacy.words import (
@@ -109,7 +111,7 @@ def english_name(text: str) -> Iterator[Span]:
 
 def _is_name(found: str) -> bool:
     bare = found.replace(" ", "")
-    if bare in NOT_NAMES or is_common_word(bare):
+    if bare in NOT_NAMES or is_common_word(bare) or is_title(bare) or is_field_label(bare):
         return False
     word = bare[:-1] if len(bare) == 3 and bare[-1] in "은이가도로인" else ""  # a particle, and no third syllable
     return word not in NOT_NAMES and not (word and is_common_word(word))

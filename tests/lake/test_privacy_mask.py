@@ -109,6 +109,7 @@ def test_the_tail_of_a_resident_number_is_not_checked() -> None:
         "회의실 예약 도구: 2024.01.15 ~ 2024.12.31, 1588명이 사용",
         "look at github.com and figma.com",
         "사용자님, 관리자님, 이용자님께 알림",
+        "변호사에게 보낼 문서 도구, 간호사한테 맞는 앱",
         "password manager for a team of 1200 people",
         "https://www.figma.com/file/4012888888881881/010-1234-5678",
         "192.168.0.1 and 127.0.0.1",
