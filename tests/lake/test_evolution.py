@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,24 @@ def test_the_schema_version_stands_in_the_table(tmp_path: Path, name: str) -> No
     table = open_table(tmp_path, name)
     assert table.metadata().configuration["mulle.schemaVersion"] == str(schema_version(name))
     assert open_table(tmp_path, name).version() == table.version() == 0  # nothing is written again
+
+
+# sha256 of the schemas that released versions wrote; a line is added with each new version and never changed.
+RELEASED = {
+    ("requests", 2): "59c8f303596e",
+    ("reviews", 1): "3a1957fdf7f1",
+    ("feedback", 2): "d71feec5cbfd",
+    ("synthetic", 1): "a179fa482f24",
+    ("rejects", 1): "fc75a8a1aa52",
+    ("evaluations", 1): "12fd40918d0d",
+    ("runs", 1): "5cf23ad849a2",
+}
+
+
+@pytest.mark.parametrize(("name", "version"), list(RELEASED))
+def test_a_released_schema_is_never_changed(name: str, version: int) -> None:
+    found = hashlib.sha256(str(schema_at(name, version)).encode()).hexdigest()[:12]
+    assert found == RELEASED[name, version], f"name the columns that {name} gained in ADDED, under a new version"
 
 
 def test_what_a_version_adds_is_named_and_nullable() -> None:
