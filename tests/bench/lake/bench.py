@@ -1,11 +1,12 @@
 """Ingest beside polars' bare scan → sink of the same records: same bytes, codec, threads, one run.
 
-    .venv/bin/python tests/bench/run.py lake [--size 300] [--flat 100,1000] [--rows-too]
+    .venv/bin/python tests/bench/run.py lake [--size 300] [--flat 200,1000]
 
 Arms, each in a process of its own, interleaved: `scan` reads the records as NDJSON with an explicit schema and sinks
 one zstd Parquet file; `ingest` takes the same records from a journal (checksums, halves joined, types and values
 checked, ids de-duplicated, partitioned, committed and synced, ledger closed); `masked` is ingest of the same records
-with personal data masked. `--flat`: sizes (MB) whose peak memory must be the same within 15 %.
+with personal data masked. `--flat`: sizes (MB) whose peak memory must be the same within 15 %; the smaller
+should be some blocks (64 MB each) long.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def figures(rounds: int, arguments: Sequence[str]) -> list[Figure]:
     """Rates (MB/s of NDJSON), their ratios to the bare scan, and peak memory at two sizes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", type=int, default=300, help="MB of logs for the rates")
-    parser.add_argument("--flat", default="100,1000", help="two sizes in MB for the peaks; empty: none")
+    parser.add_argument("--flat", default="200,1000", help="two sizes in MB for the peaks; empty: none")
     parser.add_argument("--folder", type=Path, help="where the logs lie meanwhile; default: the temporary folder")
     options = parser.parse_args(arguments)
     found: list[Figure] = []
