@@ -27,7 +27,7 @@ from lake.errors import DatasetError
 from lake.files import fsync_dir, sha256_bytes, write_bytes_atomic
 from lake.rules.book import REASONS, SplitBook
 from lake.rules.keys import Keys, find, from_hex, to_bytes
-from lake.rules.shingles import SHINGLING, Shingles, concatenate, from_rows, offsets_of, shingle_normalised
+from lake.rules.shingles import I64, SHINGLING, Shingles, concatenate, from_rows, offsets_of, shingle_normalised
 
 FOLDER = "splits"
 MANIFEST = "book.json"
@@ -102,7 +102,7 @@ class SplitStore:
         if bool((keys[1:] <= keys[:-1]).any()) or bool((blocked >= len(REASONS)).any()):
             raise _broken(self.folder / manifest["decisions"]["name"], "its rows are out of order or unknown")
 
-        def load() -> Shingles:
+        def load() -> tuple[Shingles, I64]:
             return self._shingles(keys, manifest["shingles"])
 
         return SplitBook(
@@ -182,8 +182,8 @@ class SplitStore:
             raise _broken(path, error) from error
         return table
 
-    def _shingles(self, keys: Keys, parts: Sequence[dict[str, Any]]) -> Shingles:
-        """Sets of these keys, in their order."""
+    def _shingles(self, keys: Keys, parts: Sequence[dict[str, Any]]) -> tuple[Shingles, I64]:
+        """All sets, and where those of these keys are."""
         found: list[Keys] = []
         sets: list[Shingles] = []
         for part in parts:
@@ -197,7 +197,7 @@ class SplitStore:
         at, there = find(every[order], keys)
         if not there.all():
             raise _broken(self.folder, f"the shingles of {int((~there).sum())} questions are missing")
-        return concatenate(sets).take(order[at])
+        return concatenate(sets), order[at]
 
     def _write(self, kind: str, table: pa.Table) -> dict[str, Any]:
         sink = BytesIO()
@@ -261,5 +261,5 @@ class SplitStore:
             raise _broken(self._former, error) from error
         return SplitBook(
             keys, np.array([side == "holdout" for _, side, _, _ in rows], dtype=np.bool_), clusters,
-            np.zeros(len(rows), dtype=np.uint8), 0.0, "", lambda: shingles, keys, shingles,
+            np.zeros(len(rows), dtype=np.uint8), 0.0, "", lambda: (shingles, np.arange(len(rows))), keys, shingles,
         )  # fmt: skip

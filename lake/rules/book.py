@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lake.rules.keys import NONE, Keys
-from lake.rules.shingles import U64, Shingles, concatenate, from_rows
+from lake.rules.shingles import I64, U64, Shingles, concatenate, from_rows
 
 Flags = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.uint8]
@@ -29,15 +29,15 @@ def cluster_name(number: Any) -> str:
     return f"c-{int(number):016x}"
 
 
-def _none() -> Shingles:
-    return from_rows([])
+def _none() -> tuple[Shingles, I64]:
+    return from_rows([]), np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class SplitBook:
     """Columns in ascending order of the keys. `blocked` (place in REASONS): why a decided question may not enter, as
-    of `threshold` and `tests` (digest of the test questions). `load` gives the sets of all rows when they are first
-    needed; `added` are the rows that are not on disk yet.
+    of `threshold` and `tests` (digest of the test questions). `load` gives the sets when they are first needed, in any
+    order, and at which place each row's set is; `added` are the rows that are not on disk yet.
     """
 
     keys: Keys = field(default_factory=lambda: NONE)
@@ -46,17 +46,30 @@ class SplitBook:
     blocked: Codes = field(default_factory=lambda: np.zeros(0, dtype=np.uint8))
     threshold: float = 0.0
     tests: str = ""
-    load: Callable[[], Shingles] = _none
+    load: Callable[[], tuple[Shingles, I64]] = _none
     added: Keys = field(default_factory=lambda: NONE)
-    added_shingles: Shingles = field(default_factory=_none)
+    added_shingles: Shingles = field(default_factory=lambda: from_rows([]))
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @cached_property
+    def _loaded(self) -> tuple[Shingles, I64]:
+        return self.load()
+
+    @property
+    def sets(self) -> Shingles:
+        """Sets of all rows, as they were stored; the set of row i is at `places[i]`."""
+        return self._loaded[0]
+
+    @property
+    def places(self) -> I64:
+        return self._loaded[1]
+
+    @property
     def shingles(self) -> Shingles:
         """Sets of all rows, in their order."""
-        return self.load()
+        return self.sets.take(self.places)
 
     def grown(
         self, keys: Keys, holdout: Flags, clusters: U64, shingles: Shingles, *, old_clusters: U64, blocked: Codes,
@@ -65,8 +78,9 @@ class SplitBook:
         """The book with new rows (ascending, none of them in it), new names of old clusters and new reasons."""
         order = np.argsort(np.concatenate([self.keys, keys]), kind="stable")
 
-        def load() -> Shingles:
-            return concatenate([self.shingles, shingles]).take(order)
+        def load() -> tuple[Shingles, I64]:
+            places = np.concatenate([self.places, len(self) + np.arange(len(keys))])
+            return concatenate([self.sets, shingles]), places[order]
 
         added = np.concatenate([self.added, keys])
         fresh = np.argsort(added, kind="stable")

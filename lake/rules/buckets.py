@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lake.rules.minhash import band_keys
-from lake.rules.shingles import I64, U32, U64, spans
+from lake.rules.minhash import U16, band_keys
+from lake.rules.shingles import I64, U64, spans
 
 CHUNK = 1 << 21  # pairs at a time
 DEEPEST = 6  # MinHash values more than the band's own
@@ -55,28 +55,35 @@ def _bucket(keys: U64, rows: I64) -> _Buckets:
     return _Buckets(rows[(words & _LOW).astype(np.int64)], high[starts], starts, sizes)
 
 
-def _refine(keys: U64, values: U32) -> U64:
+def _columns(values: U16, rows: I64) -> U16:
+    """These columns; neighbours are not copied."""
+    if len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows) and bool((np.diff(rows) == 1).all()):
+        return values[:, rows[0] : rows[-1] + 1]
+    return values[:, rows]
+
+
+def _refine(keys: U64, values: U16) -> U64:
     """Keys that differ where the next MinHash value does."""
     mixed = (keys ^ values) * np.uint64(0xBF58476D1CE4E5B9)
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def stars(signatures: U32, rows: I64, width: int, bands: int) -> Iterator[Pairs]:
+def stars(signatures: U16, rows: I64, width: int, bands: int) -> Iterator[Pairs]:
     """Each row of a bucket with the bucket's first, band by band: linear, and joins the copies of a popular text."""
     for band in range(bands):
-        found = _bucket(band_keys(signatures[band * width : (band + 1) * width][:, rows]), rows)
+        found = _bucket(band_keys(_columns(signatures[band * width : (band + 1) * width], rows)), rows)
         others = spans(found.starts + 1, found.sizes - 1)
         yield np.repeat(found.rows[found.starts], found.sizes - 1), found.rows[others]
 
 
-def within(signatures: U32, chosen: I64, width: int, bands: int, cap: int, effort: Effort) -> Iterator[Pairs]:
+def within(signatures: U16, chosen: I64, width: int, bands: int, cap: int, effort: Effort) -> Iterator[Pairs]:
     """Pairs of the chosen rows that share a bucket, the smaller row first; a pair can come more than once.
 
     Buckets of more than `cap` rows are divided; one that stays too large gives each row its next `cap` rows.
     """
     for band in range(bands):
         rows = chosen
-        keys = band_keys(signatures[band * width : (band + 1) * width][:, rows])
+        keys = band_keys(_columns(signatures[band * width : (band + 1) * width], rows))
         for depth in range(DEEPEST + 1):
             found = _bucket(keys, rows)
             large = (found.sizes > cap) & (depth < DEEPEST)
@@ -118,14 +125,14 @@ def _ordered(a: I64, b: I64) -> Pairs:
     return np.minimum(a, b), np.maximum(a, b)
 
 
-def across(signatures: U32, left: I64, right: I64, width: int, bands: int, cap: int, effort: Effort) -> Iterator[Pairs]:
+def across(signatures: U16, left: I64, right: I64, width: int, bands: int, cap: int, effort: Effort) -> Iterator[Pairs]:
     """Pairs of a row of `left` and a row of `right` that share a bucket; repeats may come.
 
     Buckets of more than `cap` pairs are divided; one that stays too large gives all its pairs.
     """
     for band in range(bands):
         part = slice(band * width, (band + 1) * width)
-        sides = [(rows, band_keys(signatures[part][:, rows])) for rows in (left, right)]
+        sides = [(rows, band_keys(_columns(signatures[part], rows))) for rows in (left, right)]
         for depth in range(DEEPEST + 1):
             one, other = (_bucket(keys, rows) for rows, keys in sides)
             a, b = _common(one.keys, other.keys)
@@ -140,7 +147,7 @@ def across(signatures: U32, left: I64, right: I64, width: int, bands: int, cap: 
             sides = [_divided(found, chosen[large], column) for found, chosen in ((one, a), (other, b))]
 
 
-def _divided(found: _Buckets, chosen: I64, values: U32) -> tuple[I64, U64]:
+def _divided(found: _Buckets, chosen: I64, values: U16) -> tuple[I64, U64]:
     rows = found.rows[spans(found.starts[chosen], found.sizes[chosen])]
     return rows, _refine(np.repeat(found.keys[chosen], found.sizes[chosen]), values[rows])
 

@@ -1,7 +1,7 @@
 """The certificate that a dataset's sides do not touch: made when it is written, made again by `verify`. Pure.
 
 It holds, for each pair of train, holdout and test, how many clusters and questions they share (must be none)
-and their highest Jaccard similarity (must lie below the near-duplicate threshold). Up to `EXACT_CELLS * EXACT_CROSS`
+and their highest Jaccard similarity (must lie below the near-duplicate threshold). Up to `PROOF_CELLS`
 pairs of rows all are compared (`method` exact); beyond that MinHash-LSH proposes pairs, and `missed_at_threshold`
 states how probable it is that a pair just at the threshold is not among them.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lake.rules.cluster import best_cross
-from lake.rules.near import NearIndex, thorough
+from lake.rules.near import PROOF_CELLS, NearIndex, thorough
 from lake.rules.shingles import SHINGLING, Shingles, concatenate
 
 
@@ -31,10 +31,10 @@ class SideRows:
     clusters: Sequence[str] = field(default_factory=list[str])
 
 
-def touching(train: Shingles, holdout: Shingles, threshold: float) -> npt.NDArray[np.bool_]:
-    """Which training rows a certificate would find near a hold-out row: drop them before it is written."""
-    index = NearIndex(concatenate([train, holdout]), threshold)
-    return index.touching(np.arange(len(train)), len(train) + np.arange(len(holdout)))
+def touching(rows: Shingles, others: Shingles, threshold: float) -> npt.NDArray[np.bool_]:
+    """Which of the rows a certificate would find near one of the others: to be dropped before it is made."""
+    index = NearIndex(concatenate([rows, others]), threshold, PROOF_CELLS)
+    return index.touching(np.arange(len(rows)), len(rows) + np.arange(len(others)))
 
 
 def certify(sides: dict[str, SideRows], threshold: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lake.rules.graph import components
-from lake.rules.near import EXACT_CELLS, NearIndex
+from lake.rules.near import EXACT_CELLS, PROOF_CELLS, NearIndex
 from lake.rules.shingles import I64, Shingles, concatenate
 
 __all__ = ["CrossPair", "NearPairs", "best_cross", "components", "near_pairs"]
@@ -59,7 +59,7 @@ def near_pairs(shingles: Shingles, threshold: float, exact_cells: int = EXACT_CE
     return NearPairs(left, right, similarity, _method(index))
 
 
-def best_cross(left: Shingles, right: Shingles, threshold: float, exact_cells: int = EXACT_CELLS) -> CrossPair:
+def best_cross(left: Shingles, right: Shingles, threshold: float, exact_cells: int = PROOF_CELLS) -> CrossPair:
     """The most similar pair with one row of each side; of equally similar ones the first.
 
     Where not every pair is compared, a pair at `threshold` is missed with the probability that

@@ -18,12 +18,12 @@ import numpy.typing as npt
 from lake.rules import buckets
 from lake.rules.buckets import Effort, Pairs
 from lake.rules.graph import join
-from lake.rules.minhash import PERMUTATIONS, miss_probability, signatures
+from lake.rules.minhash import PERMUTATIONS, U16, miss_probability, signatures
 from lake.rules.overlap import F64, Overlaps
-from lake.rules.shingles import I64, U32, Shingles
+from lake.rules.shingles import I64, Shingles
 
-EXACT_CELLS = 20_000_000  # pairs that are simply all compared to find clusters: about a second
-EXACT_CROSS = 10  # times as many to prove that two sides do not touch
+EXACT_CELLS = 20_000_000  # pairs that are simply all compared: about a second
+PROOF_CELLS = 200_000_000  # where it is a proof that two sides do not touch
 CAP = 128  # rows of a bucket whose pairs are all compared
 
 
@@ -55,9 +55,10 @@ def thorough(threshold: float) -> Banding:
 
 
 class NearIndex:
-    """Asks about rows of one `Shingles`; signatures (768 bytes a row) and bitmaps are made when first needed."""
+    """Asks about rows of one `Shingles`; signatures (384 bytes a row) and bitmaps are made when first needed."""
 
     def __init__(self, shingles: Shingles, threshold: float, exact_cells: int = EXACT_CELLS) -> None:
+        """`exact_cells`: up to so many pairs all are compared."""
         if not 0.0 < threshold <= 1.0:
             raise ValueError("the near-duplicate threshold must lie above 0 and at most at 1")
         self.shingles = shingles
@@ -71,11 +72,11 @@ class NearIndex:
         return Overlaps(self.shingles)
 
     @cached_property
-    def _signatures(self) -> U32:
+    def _signatures(self) -> U16:
         return signatures(self.shingles)
 
-    def _is_exact(self, cells: int) -> bool:
-        self.exact &= (exact := cells <= self._exact_cells)
+    def _is_exact(self, cells: int, limit: int | None = None) -> bool:
+        self.exact &= (exact := cells <= (self._exact_cells if limit is None else limit))
         return exact
 
     def _filled(self, rows: I64) -> I64:
@@ -90,19 +91,20 @@ class NearIndex:
     def labels(self, rows: I64) -> I64:
         """For each of `rows` (ascending) the place in `rows` of the first one that it hangs together with."""
         labels = np.arange(len(rows))
+        place = np.zeros(len(self.shingles), dtype=np.int64)
+        place[rows] = labels
         filled = self._filled(rows)
         banding = quick(self.threshold)
 
         def take(proposals: Iterable[Pairs]) -> None:
             nonlocal labels
             for left, right in proposals:
-                a, b = np.searchsorted(rows, left), np.searchsorted(rows, right)
-                new = labels[a] != labels[b]  # what hangs together already needs no proof
-                a, b = self.near(left[new], right[new])[:2]
-                labels = join(labels, np.searchsorted(rows, a), np.searchsorted(rows, b))
+                new = labels[place[left]] != labels[place[right]]  # what hangs together already needs no proof
+                a, b, _ = self.near(left[new], right[new])
+                labels = join(labels, place[a], place[b])
 
         if not self._is_exact(len(filled) * (len(filled) - 1) // 2):
-            take(list(buckets.stars(self._signatures, filled, banding.width, banding.bands)))
+            take(buckets.stars(self._signatures, filled, banding.width, banding.bands))
         take(self._inside(filled, banding))
         return labels
 
@@ -112,25 +114,25 @@ class NearIndex:
         found = [self.near(a, b) for a, b in self._inside(filled, thorough(self.threshold))]
         return _unique(found)
 
-    def cross(self, left: I64, right: I64) -> Iterator[Pairs]:
-        """Pairs of a row of each side that may be near: all of them, or what thorough banding proposes."""
+    def cross(
+        self, left: I64, right: I64, banding: Banding | None = None, exact_cells: int | None = None
+    ) -> Iterator[Pairs]:
+        """Pairs of a row of each side that may be near: all of them, or what banding (thorough) proposes."""
         left, right = self._filled(left), self._filled(right)
-        if self._is_exact(len(left) * len(right) // EXACT_CROSS):
+        if self._is_exact(len(left) * len(right), exact_cells):
             yield from _rectangle(left, right)
         else:
-            banding = thorough(self.threshold)
-            yield from buckets.across(
-                self._signatures, left, right, banding.width, banding.bands, CAP * CAP, self.effort
-            )
+            one = banding or thorough(self.threshold)
+            yield from buckets.across(self._signatures, left, right, one.width, one.bands, CAP * CAP, self.effort)
 
     def near(self, left: I64, right: I64) -> tuple[I64, I64, F64]:
         """Those of the pairs that are near."""
         return self.overlaps.near(left, right, self.threshold)
 
-    def touching(self, left: I64, right: I64) -> npt.NDArray[np.bool_]:
+    def touching(self, left: I64, right: I64, exact_cells: int | None = None) -> npt.NDArray[np.bool_]:
         """Which rows of `left` are near a row of `right`."""
         hit = np.zeros(len(self.shingles), dtype=np.bool_)
-        for a, b in self.cross(left, right):
+        for a, b in self.cross(left, right, None, exact_cells):
             new = ~hit[a]
             hit[self.near(a[new], b[new])[0]] = True
         return hit[left]

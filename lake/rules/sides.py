@@ -17,7 +17,7 @@ from lake.rules.book import BRIDGES, NEAR_TEST, SYNTHETIC, Codes, Flags, SplitBo
 from lake.rules.buckets import Effort
 from lake.rules.graph import join
 from lake.rules.keys import Keys, heads, to_hex
-from lake.rules.near import NearIndex
+from lake.rules.near import EXACT_CELLS, PROOF_CELLS, NearIndex, quick
 from lake.rules.shingles import I64, U64, concatenate, shingle_normalised
 from lake.rules.spread import BOTH, HOLDOUT, UNDECIDED, spread
 
@@ -51,16 +51,24 @@ class Sides:
         self._test_texts = tests
         self._threshold = threshold
         self._exact_cells = exact_cells
+        self._proof = exact_cells * (PROOF_CELLS // EXACT_CELLS)
         self._used = False
         self._fresh = np.arange(len(texts))
-        self._old = len(texts) + np.arange(len(book))
-        self._tests = len(texts) + len(book) + np.arange(len(tests))
 
     @cached_property
     def _index(self) -> NearIndex:
         self._used = True
-        parts = [self.new, self.book.shingles, shingle_normalised(self._test_texts)]
+        parts = [self.new, self.book.sets, shingle_normalised(self._test_texts)]
         return NearIndex(concatenate(parts), self._threshold, self._exact_cells)
+
+    @cached_property
+    def _old(self) -> I64:
+        """Rows of the book's questions, in the order of the book."""
+        return len(self.new) + self.book.places
+
+    @cached_property
+    def _tests(self) -> I64:
+        return len(self.new) + len(self.book.sets) + np.arange(len(self._test_texts))
 
     @property
     def is_exact(self) -> bool:
@@ -83,7 +91,7 @@ class Sides:
         out = np.zeros(len(book), dtype=np.uint8)
         train = np.flatnonzero(~book.holdout)
         out[train[self._index.touching(self._old[train], self._old[book.holdout])]] = BRIDGES
-        out[self._index.touching(self._old, self._tests)] = NEAR_TEST
+        out[self._index.touching(self._old, self._tests, self._proof)] = NEAR_TEST
         return out
 
     def decide(self, keys: Keys, asked: Flags, seed: int, share: float) -> Decided:
@@ -93,7 +101,7 @@ class Sides:
         if not size:
             return Decided(reason, holdout, np.zeros(0, dtype=np.uint64), book.clusters)
         index = self._index
-        reason[index.touching(self._fresh, self._tests)] = NEAR_TEST
+        reason[index.touching(self._fresh, self._tests, self._proof)] = NEAR_TEST
         rows = np.flatnonzero(reason == 0)
         labels = np.arange(size)  # a cluster is known by its smallest member
         labels[rows] = rows[index.labels(rows)]
@@ -119,19 +127,28 @@ class Sides:
             free = np.sort(np.concatenate([free, alone]))
         holdout[free] = self._drawn(labels[free], asked[free], keys, seed, share)
         reason[holdout & ~asked & (reason == 0)] = SYNTHETIC
-        live = np.flatnonzero(reason == 0)
-        train = live[~holdout[live]]
-        reason[train[index.touching(train, live[holdout[live]])]] = BRIDGES
+        self._guard(reason, holdout)
         live = np.flatnonzero(reason == 0)
         clusters, book_clusters = self._names(live, keys, labels, holdout, links)
         return Decided(reason, holdout, clusters, book_clusters)
 
+    def _guard(self, reason: Codes, holdout: Flags) -> None:
+        """Drop what clustering has missed: new questions of one side that are near a question of the other."""
+        index, book = self._index, self.book
+        live = np.flatnonzero(reason == 0)
+        train, held = live[~holdout[live]], live[holdout[live]]
+        reason[held[index.touching(held, self._old[~book.holdout])]] = BRIDGES
+        held = held[reason[held] == 0]
+        reason[train[index.touching(train, np.concatenate([held, self._old[book.holdout]]))]] = BRIDGES
+
     def _links(self, rows: I64) -> list[tuple[I64, I64]]:
         """Near pairs of a new question and one of the book (as its place there)."""
+        book_row = np.zeros(len(self.new) + len(self.book.sets), dtype=np.int64)
+        book_row[self._old] = np.arange(len(self.book))
         found: list[tuple[I64, I64]] = []
-        for a, b in self._index.cross(rows, self._old):
+        for a, b in self._index.cross(rows, self._old, quick(self._threshold)):
             left, right, _ = self._index.near(a, b)
-            found.append((left, right - len(self._fresh)))
+            found.append((left, book_row[right]))
         return found
 
     def _drawn(self, labels: I64, asked: Flags, keys: Keys, seed: int, share: float) -> Flags:

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from lake.rules.book import EMPTY, NEAR_TEST, REASONS, SYNTHETIC, Codes, Flags, SplitBook, cluster_name
-from lake.rules.keys import Keys, find, keys_of, to_bytes
+from lake.rules.keys import Keys, find, from_hex, keys_of, to_bytes
 from lake.rules.near import EXACT_CELLS
 from lake.rules.shingles import U64, normalise_questions
 from lake.rules.sides import Sides, draw
@@ -72,17 +72,18 @@ def assign(
     holdout_share: float,
     threshold: float,
     synthetic: Sequence[bool] | None = None,
+    keys: Sequence[str] | None = None,
     exact_cells: int = EXACT_CELLS,
 ) -> Assignment:
-    """Decide every question (any order, repeats allowed); `synthetic` marks the rows that no person asked.
+    """Decide every question (any order, repeats allowed); `synthetic` marks the rows that no person asked, `keys` are
+    their `question_key`s where they are known: then the texts of decided questions are not even looked at.
 
     A text whose Jaccard similarity to another is `threshold` or more is near it; `holdout_share` is the share of
     the clusters. Memory is some 1.5 KB a distinct question that is new or compared.
     """
-    normal = normalise_questions(questions)
-    keys = keys_of(normal)
-    distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    real = np.ones(len(keys), dtype=np.bool_) if synthetic is None else ~np.asarray(synthetic, dtype=np.bool_)
+    row_keys = keys_of(normalise_questions(questions)) if keys is None else from_hex(keys)
+    distinct, first, inverse = np.unique(row_keys, return_index=True, return_inverse=True)
+    real = np.ones(len(row_keys), dtype=np.bool_) if synthetic is None else ~np.asarray(synthetic, dtype=np.bool_)
     asked = np.bincount(inverse, weights=real, minlength=len(distinct)) > 0
     tests = sorted(set(normalise_questions(test_questions)) - {""})
     test_keys = keys_of(tests)
@@ -93,7 +94,8 @@ def assign(
     at, known = find(book.keys, distinct)
     fresh = np.flatnonzero(~known & (reason == 0))  # in the order of the keys, so of no other
 
-    work = Sides(book, [normal[row] for row in first[fresh].tolist()], tests, threshold, exact_cells)
+    texts = normalise_questions([str(questions[row]) for row in first[fresh].tolist()])
+    work = Sides(book, texts, tests, threshold, exact_cells)
     blocked = work.blocked(tests_digest(test_keys))
     open_ = known & (reason == 0)
     reason[open_] = blocked[at[open_]]
@@ -117,6 +119,6 @@ def assign(
     method = "exact" if work.is_exact else "minhash-lsh+verify"
     effort = work.effort
     return Assignment(
-        keys, reason[inverse], holdout[inverse], clusters[inverse], grown, len(fresh), method,
+        row_keys, reason[inverse], holdout[inverse], clusters[inverse], grown, len(fresh), method,
         effort.proposed, effort.deepened,
     )  # fmt: skip

@@ -79,7 +79,7 @@ def made_book(sides: dict[str, tuple[str, int]]) -> SplitBook:
         np.array([sides[text][1] for text in texts], dtype=np.uint64),
         np.zeros(len(texts), dtype=np.uint8),
         THRESHOLD,
-        load=lambda: shingle_normalised(normal),
+        load=lambda: (shingle_normalised(normal), np.arange(len(normal))),
     )
 
 
