@@ -235,12 +235,18 @@ class _Build:
         return placed.filter(fine).drop("reason")
 
     def _limit(self, placed: pl.DataFrame) -> pl.DataFrame:
-        """What stays under the caps, without training rows that the certificate would find near a hold-out row: a large
-        split is sure to some 98 % only.
+        """What stays under the caps, without rows that the certificate would find near another side: a large split is
+        sure to some 98 % only.
         """
         with timed(self.seconds, "limit"):
             placed, dropped = apply_limits(placed, self.config.limits)
             self._reject(dropped.rename({"sample": "question"}))
+            asked = shingle(self.tests)
+            near = pl.Series(
+                touching(shingle(placed["question"].to_list()), asked, self.config.near_duplicate_threshold)
+            )
+            self._reject(placed.filter(near).with_columns(reason=pl.lit("near_test")))
+            placed = placed.filter(~near)
             sides = [placed.filter(pl.col("split") == side) for side in ("train", "holdout")]
             train, holdout = (shingle(side["question"].to_list()) for side in sides)
             near = pl.Series(touching(train, holdout, self.config.near_duplicate_threshold))
