@@ -150,14 +150,14 @@ def _every_group(frame: pl.DataFrame, column: str, share: float) -> pl.Series:
     if sizes.is_empty():
         return pl.repeat(True, len(frame), eager=True)
     exempt, top, least = int((~grouped).sum()), int(sizes.max()), int(sizes.min())  # type: ignore[arg-type]
-    low, high = least, top  # the share that a level leaves grows with the level
+    low, high = 0, top  # the share that a level leaves grows with the level
     while low < high:
         middle = (low + high + 1) // 2
         if middle <= share * (exempt + int(sizes.clip(upper_bound=middle).sum())) + 1e-9:
             low = middle
         else:
             high = middle - 1
-    return ~grouped | (_rank(frame, column) < low)
+    return ~grouped | (_rank(frame, column) < (low or least))
 
 
 def _key_cap(frame: pl.DataFrame, limits: Limits) -> pl.Series:

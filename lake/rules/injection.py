@@ -21,7 +21,8 @@ _EN_BEFORE = (
     r"(?:previous|prior|above|earlier|preceding|foregoing|existing|initial|original|former|all|any|every|these|those"
     r"|your|the|system|other|everything)"
 )
-_KO_RULES = r"(?:지시|명령|지침|프롬프트|규칙|규정|안내|설정|제한|제약|원칙|정책|가이드라인|대화|맥락|문맥|메시지)"
+_KO_RULES = r"(?:지시|명령|지침|프롬프트|규칙|규정|제약|원칙|정책|가이드라인|맥락|문맥)"
+_KO_TALK = r"(?:지시|명령|지침|프롬프트|규칙|규정|안내|설정|제약|원칙|정책|가이드라인|대화|맥락|문맥)"
 _KO_BEFORE = r"(?:이전|위|앞|기존|모든|지금까지|여태|원래|처음|시스템|너의|네|당신의|주어진|받은|상기|아까|방금|내부)"
 _KO_DROP = r"(?:무시|잊|따르지|지우고|버리|건너뛰|우회|어기|해제|신경\s*쓰지|삭제하고|초기화)"
 _KO_SECRET = r"(?:시스템|숨겨진|숨은|내부|초기|비밀|너의|네|당신의|원본|첫)"
@@ -37,10 +38,17 @@ PATTERNS = (
     r"\b(?:new|updated|real|actual|following|override)\s+(?:system\s+)?(?:instruction|directive|order|command"
     r"|task)s?\b\s*[:\-]",
     r"\b(?:rules?|guidelines?|restrictions?|filters?|safety)\b.{0,20}\b(?:no longer|don't|do not)\b.{0,12}\bappl",
+    rf"{_KO_BEFORE}\S{{0,6}}\s*.{{0,12}}{_KO_TALK}\S*\s*.{{0,20}}(?:무시|잊|따르지|버리|초기화하고|신경\s*쓰지)",
     rf"{_KO_BEFORE}\S{{0,6}}\s*.{{0,12}}{_KO_RULES}\S*\s*.{{0,20}}{_KO_DROP}",
     rf"{_KO_RULES}(?:을|를|은|는|들?|사항)\S{{0,3}}\s*(?:전부|모두|다|싹|완전히|그냥|일단)?\s*{_KO_DROP}",
     rf"(?:위|앞|이전|지금까지)\S{{0,3}}\s*(?:내용|말|것|한\s*말|얘기|이야기|텍스트)\S{{0,3}}\s*.{{0,10}}{_KO_DROP}",
     r"(?:새로운|새|진짜|실제|다음)\s*(?:지시|명령|지침|임무)(?:사항)?\s*(?:[:：]|이다|입니다|을\s*따|를\s*따|만\s*따)",
+    r"\b(?:real|previous|given|above|retrieved) (?:list|results?|tools?)\b.{0,15}\b(?:is|are) (?:fake|wrong|false)\b"
+    r"|\b(?:don't|do not) use the (?:list|tools|results)\b|\bdisable\b.{0,15}\b(?:rules?|filters?|safety"
+    r"|restrictions?)\b",
+    r"(?:목록|결과|정보)\S{0,2}\s*.{0,6}(?:가짜|쓰지\s*말|사용하지\s*말)|(?:규칙|제한|지침|제약)\s*(?:같은\s*건|은|이)?\s*(?:이제\s*)?(?:없어|필요\s*없)"
+    r"|(?:안전\s*(?:장치|규칙|필터))\S{0,2}\s*.{0,6}(?:해제|꺼|끄)|(?:질문|학습한?\s*내용|원래\s*목적)\S{0,3}\s*(?:무시하고|잊어)"
+    r"|(?:지침|지시|규칙|명령)\s*말고\s*(?:내|제)\s*말",
     # another role
     r"\byou are (?:now|no longer|going to be)\b.{0,60}\b(?:dan|jailbro\w+|unrestricted|developer mode|evil|unfiltered"
     r"|uncensored|different|free|root|admin\w*|bound|an? (?:assistant|ai|search))\b",
@@ -54,7 +62,12 @@ PATTERNS = (
     r"(?:제한|제약|규칙|검열|필터)\S{0,3}\s*(?:없는|없이|풀린|해제된|벗어난)\s*.{0,20}(?:ai|인공지능|모델|모드|챗봇|처럼|척|답)",
     r"(?:개발자|관리자|디버그|탈옥|슈퍼유저|루트|갓|dan)\s*모드(?:로|를|가)?\s*(?:전환|켜|진입|활성|들어가|실행|변경|바꿔|작동)",
     r"(?:인|하는|없는|된)\s*(?:척|것처럼)\s*.{0,15}(?:해\s*(?:줘|봐|라)|하고|행동|대답|답)\b.{0,30}(?:규칙|제한|추천|모델|ai)",
+    r"(?:당신은|너는|넌)\s*더\s*이상|(?:규칙|지침)을?\s*(?:안|지키지)\s*(?:지키는|않는)|(?:sudo|루트|root)\s*모드",
     # the prompt itself
+    r"\b(?:print|show|repeat|expose|reveal|quote)\b.{0,20}\b(?:instructions?|text"
+    r"|prompt)\b.{0,15}\b(?:you (?:received|were)|that precedes?|before my)"
+    r"|\bmy system prompt is\b",
+    r"(?:네|너의|받은|처음에)\s*(?:받은\s*)?(?:지시문|지침|설정값)\S{0,2}\s*.{0,10}(?:줘|알려|출력|노출)|(?:채팅|대화|시스템)의?\s*설정값\S{0,2}\s*노출",
     r"\b(?:reveal|print|show|repeat|output|display|leak|expose|dump|tell me|give me|write out|copy|translate"
     r"|summari[sz]e"
     r"|encode|return|recite|what (?:is|are|was|were))\b.{0,40}\b(?:system|hidden|initial|secret|original|internal|your"
@@ -66,13 +79,26 @@ PATTERNS = (
     rf"(?:위|앞|이전)(?:에|의|쪽)?\s*(?:있는|적힌|쓰인|나온)?\s*(?:내용|텍스트|글|문장|글자)\S{{0,3}}\s*.{{0,12}}(?:그대로|전부|모두|한\s*글자)"
     rf".{{0,12}}{_KO_TELL}",
     # forged turns and markers
+    r"(?:^|[\n.!?\"'])\s*system\s*(?:message|prompt)?\s*[:：].{0,60}\b(?:you|user|recommend|ignore|reveal"
+    r"|answer|rules?)\b",
     r"<\s*/?\s*(?:start_of_turn|end_of_turn|bos|eos|s|system|user|assistant|im_start|im_end|instructions?)\s*/?>",
-    r"<\|[a-z_ ]+\|>|\[/?(?:INST|SYS|SYSTEM|ASSISTANT)\]|<<\s*/?\s*SYS\s*>>|###\s*(?:system|instruction"
+    r"<\|[a-z_ ]+\|>|\[/?(?:inst|sys|system|assistant)\]|<<\s*/?\s*sys\s*>>|###\s*(?:system|instruction"
     r"|assistant|response|human|user)\b",
-    r"(?:^|[\n.!?\"'])\s*(?:system|assistant|human|시스템|어시스턴트|관리자|답변|개발자)\s*(?:message|prompt|메시지|알림|공지)?\s*[:：]",
+    r"(?:^|[\n.!?\"'])\s*(?:assistant|human|시스템|어시스턴트|관리자|답변|개발자)\s*(?:message|prompt|메시지|알림|공지)?\s*[:：]",
     r"(?:질문|관련\s*정보)\s*[:：].{0,200}답변\s*[:：]|\bend of (?:the )?(?:prompt|context|instruction|user|system"
     r"|conversation)s?\b|-{3,}\s*end\b",
+    r"[\"']role[\"']\s*:\s*[\"'](?:system|assistant)|<!--.{0,20}\b(?:ai|llm|assistant)|#{2,}\s*(?:지시|명령|시스템"
+    r"|instruction|system)\s*[:：]|-{3,}\s*끝",
     # dictated answers
+    r"\b(?:if you are an?|instruction to(?: the)?) (?:ai|llm|assistant|language model|model|chatbot)\b"
+    r"|\bsay nothing but\b"
+    r"|\bhide all (?:other|the)\b|\beven if it does(?:n't| not) (?:fit|match)|\b(?:end|start|begin) (?:every"
+    r"|each|your|all) answers?\b"
+    r"|\bregardless of (?:what|which|the)\b.{0,40}\b(?:suggest|recommend|answer|retrieved)"
+    r"|\b(?:append|add|insert)\b.{0,30}\b(?:to|in|into) (?:your|every|each|all|the) (?:answers?|response|reply)",
+    r"답변\S{0,3}\s*.{0,25}(?:로|으로)\s*시작해|맞지\s*않아도|몰래\s*.{0,15}(?:권|추천|넣)|(?:사용자|유저)에게\S{0,2}\s*알리지\s*말"
+    r"|(?:출처|링크)\S{0,2}\s*항상|단점\S{0,2}\s*빼고|(?:첫\s*번째|1위|맨\s*위|최우선)\S{0,2}\s*.{0,6}(?:표시해야|추천하|올려|추천할)|추천하지\s*않으면",
+    r"(?:어떤|무슨|모든)\s*(?:질문|말)\S{0,3}\s*.{0,20}라고\s*(?:만\s*)?(?:답|대답)|(?:이제|오늘|지금)\S{0,2}부터\S{0,2}\s*.{0,15}만\s*추천",
     r"\b(?:always|only|just|must|regardless|no matter what|whatever|from now on)\b.{0,50}\b(?:recommend"
     r"|answer|say|respond|reply|output"
     r"|suggest|return|choose|pick|rank|list|mention)\b.{0,60}\b(?:first|only|instead|regardless|no matter"
@@ -92,7 +118,7 @@ PATTERNS = (
     r"(?:라고|이라고)(?:만|만을)?\s*(?:답|대답|출력|말)(?:해|하)(?:\s*줘|\s*봐|라|세요|십시오|야\s*(?:해|한다|합니다))",
     r"(?:다른|나머지)\s*(?:도구|툴|항목|결과|것)\S{0,3}\s*.{0,12}(?:언급하지|추천하지|무시하|말하지|숨기)",
 )  # fmt: skip
-_INJECTION = re.compile("|".join(PATTERNS), re.IGNORECASE | re.DOTALL)
+_INJECTIONS = [re.compile(pattern, re.DOTALL) for pattern in PATTERNS]  # of lower case: three times as fast
 _SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ .\-_*|·]){5,}[^\W_](?![^\W_])")
 _LEET = str.maketrans("013457@$", "oieastas")
 
@@ -109,9 +135,9 @@ def _unspaced(text: str) -> str:
 
 
 def injects(text: str) -> bool:
-    """Whether `text` holds an instruction to the model. Some 40 µs for a question."""
-    plain = readable(text)
-    if _INJECTION.search(plain):
+    """Whether `text` holds an instruction to the model."""
+    plain = readable(text).lower()
+    if any(pattern.search(plain) for pattern in _INJECTIONS):
         return True
     spelled = _unspaced(plain.translate(_LEET))  # i g n o r e, 1gn0re
-    return spelled != plain and bool(_INJECTION.search(spelled))
+    return spelled != plain and any(pattern.search(spelled) for pattern in _INJECTIONS)

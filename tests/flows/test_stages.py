@@ -6,36 +6,45 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import orjson
 import pytest
 
 from flows.settings import FlowSettings
 from flows.steps import stages
+from flows.steps.build_config import BuildConfig
 from flows.steps.stage import StageContext
-from lake.lineage import datasets_built
+from lake.schemas.rows import EvalCase, Tool
 from lake.settings import LakeSettings
-from lake.tables import scan
 from serving.settings import ServingSettings
 
 
-def test_a_build_is_recorded_in_the_lake_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lake = LakeSettings(data_dir=tmp_path)
-    path = lake.datasets_dir / "aa"
-    path.mkdir(parents=True)
-    counts = {"rows": 1, "train": 1, "holdout": 0, "rejected": 0}
-    manifest = {"counts": counts, "inputs": {"tables": {"requests": 3}}, "seed": 1}
-    (path / "manifest.json").write_bytes(orjson.dumps(manifest))
+def test_a_build_gets_its_config_and_says_which_test_questions_are_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+    cases = [
+        EvalCase(name, "질문", "ko", f"추천: {name}\n이유: 맞습니다.", [name.lower()], []) for name in ("Slack", "Gone")
+    ]
 
-    def built(*args: Any, **options: Any) -> dict[str, Any]:
-        return {"dataset": "aa", "path": str(path), "reused": False}
+    def built(lake_dir: Path, datasets_dir: Path, given: Any, config: BuildConfig, **options: Any) -> dict[str, Any]:
+        seen.update(given=given, config=config, **options)
+        return {"dataset": "aa"}
 
     monkeypatch.setattr(stages, "run_build", built)
-    monkeypatch.setattr(stages, "open_base", lambda stage: SimpleNamespace(template_sha256="", tokenizer_path=path))
+    monkeypatch.setattr(
+        stages, "open_base", lambda stage: SimpleNamespace(template_sha256="t", tokenizer_path=tmp_path)
+    )
     monkeypatch.setattr(stages, "open_builder", lambda stage: None)
-    monkeypatch.setattr(stages, "open_catalog", lambda stage: SimpleNamespace(tools=[]))
+    catalog = SimpleNamespace(tools=[Tool("slack", "Slack", "메신저")])
+    monkeypatch.setattr(stages, "open_catalog", lambda stage: catalog)
+    monkeypatch.setattr(stages, "read_cases", lambda path: cases)
     monkeypatch.setattr(stages, "sha256_file", lambda path: "")
-    stage = StageContext("run-7", "build", lake, ServingSettings(), FlowSettings())
-    assert stages.build_stage(stage) == stages.build_stage(stage) == built()
-    (row,) = scan(lake.lake_dir, "datasets").collect().to_dicts()
-    assert (row["version"], row["run_id"]) == ("aa", "run-7")
-    assert [one.versions for one in datasets_built(lake.lake_dir, lake.datasets_dir)] == [{"requests": 3}]
+    config = tmp_path / "dataset.toml"
+    config.write_text("seed = 5\nown_share = 0.1\n")
+    flows = FlowSettings(build_config=config)
+    stage = StageContext("run-7", "build", LakeSettings(data_dir=tmp_path), ServingSettings(), flows)
+    report = stages.build_stage(stage, None, ["own_share=0.3", "unlabelled=served"])
+    assert report["stale_test_questions"] == {"removed_tool": 1}
+    assert (report["test_questions"], report["fresh_test_questions"]) == (2, 1)
+    assert seen["config"] == BuildConfig(seed=5, own_share=0.3, unlabelled="served")
+    assert (seen["run_id"], seen["given"].template_sha256) == ("run-7", "t")
+    assert seen["given"].lineage.base_models == {stage.serving.base_name}

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from ulid import ULID
 
-from flows.steps.build import BuildConfig, run_build
+from flows.steps.build import BuildConfig, BuildInputs, run_build
 from lake import house_style
 from lake.answer_cache import AnswerCache, PaidAnswer
 from lake.erase_search import Words, search_tree
@@ -101,9 +101,9 @@ def opt_out(paths: LakeSettings, writer: JournalWriter, question: str, **changes
 
 def build(world: World) -> str:
     """A dataset of everything that was served; its version."""
-    config = BuildConfig(unlabelled="served", holdout_share=0.0)
+    config = BuildConfig(unlabelled="served", own_share=1.0, key_share=1.0, holdout_share=0.0)
     paths = world.paths
-    report = run_build(paths.lake_dir, paths.datasets_dir, None, BUILDER, config)
+    report = run_build(paths.lake_dir, paths.datasets_dir, BuildInputs(BUILDER), config)
     return report["dataset"]
 
 
