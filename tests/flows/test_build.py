@@ -106,6 +106,7 @@ def test_permuted_rows_and_another_folder_give_the_same_bytes(tmp_path: Path) ->
     requests = [request(n, text) for n, text in enumerate(texts)]
     reviews = [review(n, text) for n, text in enumerate(texts)]
     contents = []
+    lake = Lake(tmp_path / "0")
     for number in range(2):
         lake = Lake(tmp_path / str(number))
         order = random.Random(number)
