@@ -77,7 +77,11 @@ def test_a_wrong_link_of_a_rightly_named_tool_is_put_right_or_the_row_goes(tmp_p
 def test_pairs_prefer_what_people_wrote_to_what_was_served(tmp_path: Path) -> None:
     lake = kit.Lake(tmp_path)
     asked = kit.wishes(6)
-    served: dict[int, dict[str, Any]] = {3: {"finish_reason": "length"}, 4: {"llm_response_content": ZOOM}, 5: {"outcome": "llm_error"}}
+    served: dict[int, dict[str, Any]] = {
+        3: {"finish_reason": "length"},
+        4: {"llm_response_content": ZOOM},
+        5: {"outcome": "llm_error"},
+    }
     lake.add(
         requests=[kit.request(n, text, **served.get(n, {})) for n, text in enumerate(asked)],
         reviews=[kit.review(0, asked[0], ZOOM, ("zoom",))],
