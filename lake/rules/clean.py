@@ -35,7 +35,7 @@ _REFUSAL = re.compile(
 )
 _LABEL_LINE = re.compile(r"^(?:추천|이유|링크|Recommendation|Reason|Link)\s*:\s*", re.MULTILINE)
 _URL = re.compile(r"https?://\S+")
-_OTHER_SCRIPT_SHARE = 0.3  # of the letters; a Korean or English text may quote a word of another script
+_OTHER_SCRIPT_SHARE = 0.5  # of the letters; a Korean or English text may quote a word of another script
 
 
 def empty(text: str | None) -> Verdict:

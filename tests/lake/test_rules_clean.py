@@ -85,3 +85,24 @@ def test_length_is_counted_in_tokens_with_chat_turns() -> None:
     assert clean.too_long(ten, ten, words, 10 + turns, 20 + turns) == clean.KEEP
     assert clean.too_long(ten, ten, words, 9 + turns, 20 + turns) == (False, "prompt_too_long")
     assert clean.too_long(ten, ten, words, 10 + turns, 19 + turns) == (False, "too_long")
+
+
+def test_other_languages_are_neither_korean_nor_english() -> None:
+    for text in ("チームで使うメッセンジャー", "командный мессенджер", "团队聊天软件推荐"):
+        assert clean.check_question(text) == (False, "wrong_language")
+    assert clean.check_answer("Recommendation: Slack\nReason: チームで使うメッセンジャーです。", "en", ("Slack",)) == (
+        False,
+        "wrong_language",
+    )
+    for text in ("漢字 변환기", "café finder für Berlin", "ㅋㅋ 이모티콘 앱", "123"):
+        assert clean.check_question(text) == clean.KEEP
+
+
+def test_refusals_of_many_wordings_but_not_no_tool() -> None:
+    for text in (
+        "유감스럽지만 해당 요청은 도와드릴 수 없습니다.", "이 질문에는 답변할 수 없어요.",
+        "Sorry, I am not able to do that.", "I can't help with this.", "Unfortunately I am unable to answer.",
+    ):  # fmt: skip
+        assert clean.refused(text) == (False, "refused"), text
+    for text in ("Recommendation: no suitable tool\nReason: None of the listed tools can edit video.", "추천: A"):
+        assert clean.refused(text) == clean.KEEP

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lake import house_style
 from lake.rules.clean import KEEP
-from lake.rules.ground import grounded, named_tools, right_tool
+from lake.rules.ground import NameFinder, grounded, named_tools, repaired, right_tool
 from lake.schemas.records import RetrievedItem
 
 
@@ -73,3 +73,25 @@ def test_the_right_tool_must_stand_in_the_prompt() -> None:
     assert right_tool([], ITEMS, SHOWN) == KEEP
     assert right_tool(["microsoft teams"], ITEMS, SHOWN) == (False, "not_shown")
     assert right_tool(["notion"], ITEMS, SHOWN) == (False, "not_retrieved")
+
+
+def test_only_the_wrong_link_of_a_rightly_named_tool_is_repaired() -> None:
+    def fix(answer: str) -> tuple[str, list[str]]:
+        return repaired(answer, ITEMS, SHOWN)
+
+    good = house_style.render("ko", "Slack", "메신저입니다.", "https://slack.com")
+    assert fix(good.replace("slack.com", "slack.example")) == (good, ["url"])
+    assert fix(good) == (good, [])
+    assert fix("Slack을 써 보세요. https://evil.example/a") == ("Slack을 써 보세요. https://slack.com", ["url"])
+    for left in (
+        house_style.render("ko", "Notion", "위키입니다.", "https://evil.example"),  # not shown
+        house_style.render("ko", None, "없습니다.", None),
+        "Slack이나 Zoom을 써 보세요. https://evil.example",  # whose link it was to be is not known
+        "Slack은 https://slack.com 이고 https://evil.example 도 있습니다.",
+    ):
+        assert fix(left) == (left, [])
+
+
+def test_a_catalogue_of_a_hundred_thousand_names_is_searched_like_a_small_one() -> None:
+    finder = NameFinder([f"Tool {n:06}" for n in range(100_000)] + ["Google", "Google Docs"])
+    assert finder.find("Google Docs와 Tool 012345를 씁니다, Tool 0123456은 없습니다") == {"Google Docs", "Tool 012345"}
