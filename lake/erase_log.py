@@ -1,14 +1,15 @@
 """The bytes that a deleted row leaves in a Delta table: data files that no snapshot of now names, and the log.
 
 Reads and writes the tables' folders, local or on S3. A commit's statistics quote the least and greatest id of a file,
-and its predicate quotes what was deleted; both are taken out of the commit files and checkpoints, whose meaning stays.
+and may quote what was deleted; both are taken out of the commit files and checkpoints, whose meaning stays.
 Invariants: a file that the newest snapshot names stays; one that no commit ever named stays until it is an hour old,
-since an append may be under way. Time travel to a version before the erasure ends with it. Safe to repeat.
+since an append may be under way, unless the caller keeps everybody from appending to the table. Time travel to a
+version before the erasure ends with it. Safe to repeat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,20 +41,22 @@ class Purge:
     waiting: list[str] = field(default_factory=list[str])
 
 
-def purge_tables(lake_dir: LakeDir, words: Words, now: datetime) -> Purge:
-    """Remove the former data files that hold a word, and take the words out of the logs. `now` is UTC."""
+def purge_tables(lake_dir: LakeDir, words: Words, now: datetime, settled: Collection[str] = ()) -> Purge:
+    """Remove the former data files that hold a word, and take the words out of the logs. `now` is UTC; `settled`:
+    tables that nobody appends to meanwhile.
+    """
     purge = Purge()
     if not words:
         return purge
     for name in TABLES:
         table = existing_table(lake_dir, name)
         if table is not None:
-            _purge_files(lake_dir / name, table, words, now, purge)
+            _purge_files(lake_dir / name, table, words, None if name in settled else now, purge)
             _purge_log(lake_dir / name, words, purge)
     return purge
 
 
-def _purge_files(location: Location, table: DeltaTable, words: Words, now: datetime, purge: Purge) -> None:
+def _purge_files(location: Location, table: DeltaTable, words: Words, now: datetime | None, purge: Purge) -> None:
     actions: Any = table.get_add_actions(flatten=True)
     live = {unquote(path) for path in pa.table(actions).column("path").to_pylist()}
     former = table.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)
@@ -62,12 +65,16 @@ def _purge_files(location: Location, table: DeltaTable, words: Words, now: datet
     for info in _files(files):
         if info.path in live or info.path.startswith(f"{LOG}/") or not _holds(location, files, info.path, words):
             continue
-        changed = info.mtime.astimezone(UTC) if info.mtime is not None else now
-        if info.path not in removed and now - changed < _UNDER_WAY:
+        if info.path not in removed and _is_young(info, now):
             purge.waiting.append(f"{location.name}/{info.path}")
             continue
         files.delete_file(info.path)
         purge.files.append(f"{location.name}/{info.path}")
+
+
+def _is_young(info: Any, now: datetime | None) -> bool:
+    """Whether an append that is under way may have written it."""
+    return now is not None and (info.mtime is None or now - info.mtime.astimezone(UTC) < _UNDER_WAY)
 
 
 def _files(files: Any) -> Iterator[Any]:

@@ -74,10 +74,11 @@ def remove(
     shared = shared_with_others(paths, subject)
     words = subject.words(shared - subject.ids)  # an id is taken out also where somebody else's text mentions it
     removal.shared = len(shared)
-    _journals(paths, subject, words, removal, point)
     removal.run_reports = redact_reports(paths.lake_dir, words)
     point("reports of runs")
-    purge = purge_tables(paths.lake_dir, words, now)
+    with removing(paths.journal_dir, _WAIT_S) as alone:  # then no ingest runs
+        _journals(paths, subject, words, removal, alone, point)
+        purge = purge_tables(paths.lake_dir, words, now, TABLE_KINDS if alone else ())
     removal.table_files, removal.log_files = purge.files, purge.log_files
     removal.waiting += [f"{file} may belong to an append under way" for file in purge.waiting]
     point("table files")
@@ -113,16 +114,15 @@ def shared_with_others(paths: LakeSettings, subject: Subject) -> set[str]:
 
 
 def _journals(
-    paths: LakeSettings, subject: Subject, words: Words, removal: Removal, point: Callable[[str], None]
+    paths: LakeSettings, subject: Subject, words: Words, removal: Removal, alone: bool, point: Callable[[str], None]
 ) -> None:
     ids = frozenset(subject.ids)
     quarantine = paths.data_dir / "quarantine"
-    with removing(paths.journal_dir, _WAIT_S) as alone:
-        spots = find_spots(paths.journal_dir, ids, words, quarantine)
-        ready, early = passed_by(spots, _passed(paths, quarantine))
-        files = quarantined(quarantine, spots, words)
-        busy = overwrite(ready, alone)
-        point("frames")
+    spots = find_spots(paths.journal_dir, ids, words, quarantine)
+    ready, early = passed_by(spots, _passed(paths, quarantine))
+    files = quarantined(quarantine, spots, words)
+    busy = overwrite(ready, alone)
+    point("frames")
     clear_quarantine(files)
     point("quarantine")
     removal.frames, removal.quarantine = len(ready) - len(busy), len(files)
