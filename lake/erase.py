@@ -15,6 +15,7 @@ Run by `flows.erase`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -28,7 +29,7 @@ from lake.erase_tables import ID_COLUMNS, delete_rows
 from lake.erase_work import Work, drop, open_works, record, save, states
 from lake.errors import ErasureError
 from lake.lineage_files import adapters_of, dataset_folders, rows_of
-from lake.redacted import redact_rejects
+from lake.redacted import redact
 from lake.registry import Registry
 from lake.settings import LakeSettings
 from lake.split_store import one_at_a_time
@@ -139,6 +140,8 @@ def hide(paths: LakeSettings, work: Work, now: datetime, log: Log = print, point
         delete_rows(paths.lake_dir, name, ids, work.erasure_id)
         point(f"rows of {name}")
     with one_at_a_time(paths.datasets_dir):  # a build that read the rows before would write them after
+        for left in paths.datasets_dir.glob(".*/"):  # of builds and erasures that were killed
+            shutil.rmtree(left, ignore_errors=True)
         for folder in dataset_folders(paths.datasets_dir):
             rows = sum(1 for _ in rows_of(folder, ids))
             if rows:
@@ -146,7 +149,7 @@ def hide(paths: LakeSettings, work: Work, now: datetime, log: Log = print, point
                 work = replace(work, datasets=sorted({*work.datasets, folder.name}))
                 save(paths.erasures_dir, work)
                 point("dataset withdrawn")
-            elif redact_rejects(folder, ids):
+            elif redact(folder, ids):
                 point("rejects redacted")
     work = quarantine_adapters(paths, work, log, point)
     if work.state == "planned":

@@ -1,8 +1,8 @@
 """Who came from whom, read from the files themselves: dataset rows and rejects by source id, adapters by dataset.
 
 Reads `data/datasets/<version>/*.parquet` (only the columns of lineage, and only the row groups whose statistics may
-hold an id), `rejects.jsonl`, and the registry's log, whose entries outlive the folders. Writes nothing. Pure data
-out: `lake/trace.py` and `lake/erase.py` are built on it.
+hold an id), `rejects.jsonl` and its like, and the registry's log, whose entries outlive the folders. Writes nothing.
+Pure data out: `lake/trace.py` and `lake/erase.py` are built on it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lake.errors import DatasetError
+from lake.redacted import LEFT_OUT
 from lake.registry import replay
 from lake.registry_log import RegistryLog
 from lake.split_store import FOLDER as BOOK
@@ -112,17 +113,17 @@ def _may_hold(group: Any, ids: Collection[str]) -> bool:
 
 
 def rejects_of(folder: Path, ids: Collection[str]) -> int:
-    """Lines of rejects.jsonl that are of `ids`."""
-    path = folder / "rejects.jsonl"
-    if not path.is_file():
-        return 0
+    """Lines of a dataset's rejects and retrieval failures that are of `ids`."""
     needles = [one.encode() for one in ids] if len(ids) <= 20 else []
     count = 0
-    with path.open("rb") as handle:
-        for line in handle:
-            if needles and not any(needle in line for needle in needles):
-                continue
-            count += orjson.loads(line).get("source_id") in ids
+    for name, field in LEFT_OUT.items():
+        path = folder / name
+        if not path.is_file():
+            continue
+        with path.open("rb") as handle:
+            for line in handle:
+                if not needles or any(needle in line for needle in needles):
+                    count += orjson.loads(line).get(field) in ids
     return count
 
 

@@ -1,9 +1,9 @@
 """Files of a dataset that an erasure changed without making the rows wrong: what they were and what they are now.
 
 Reads and writes `data/datasets/<version>.redacted` (JSON, file: its sha256 and bytes before and after). A request
-that a build left out stands in its rejects only: taking it out there must not cost the dataset, whose version is a
-hash over all its files. Invariant: a file counts as intact only if it is what the build wrote, or what an erasure
-left of that.
+that a build left out stands in its rejects (or its retrieval failures) only: taking it out there must not cost the
+dataset, whose version is a hash over all its files. Invariant: a file counts as intact only if it is what the build
+wrote, or what an erasure left of that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import orjson
 
 from lake.files import read_json, sha256_bytes, write_bytes_atomic, write_json_atomic
 
-REJECTS = "rejects.jsonl"
+LEFT_OUT = {"rejects.jsonl": "source_id", "retrieval_failures.jsonl": "request_id"}  # file: field with the id
 
 
 def _book(folder: Path) -> Path:
@@ -34,22 +34,28 @@ def original_of(folder: Path, name: str, sha256: str, size_bytes: int) -> tuple[
     return known["before"], known["before_bytes"]
 
 
-def redact_rejects(folder: Path, ids: Collection[str]) -> int:
-    """Take the lines of `ids` out of rejects.jsonl; how many. Safe to kill anywhere and to repeat."""
-    path = folder / REJECTS
+def redact(folder: Path, ids: Collection[str]) -> int:
+    """Take the lines of `ids` out of the files that name what the build left out; how many. Safe to kill anywhere and
+    to repeat.
+    """
+    return sum(_redact(folder, name, field, ids) for name, field in LEFT_OUT.items())
+
+
+def _redact(folder: Path, name: str, field: str, ids: Collection[str]) -> int:
+    path = folder / name
     if not path.is_file():
         return 0
     data = path.read_bytes()
     lines = data.splitlines(keepends=True)
-    kept = [line for line in lines if orjson.loads(line).get("source_id") not in ids]
+    kept = [line for line in lines if orjson.loads(line).get(field) not in ids]
     if len(kept) == len(lines):
         return 0
     after = b"".join(kept)
-    before, before_bytes = original_of(folder, REJECTS, sha256_bytes(data), len(data))
+    before, before_bytes = original_of(folder, name, sha256_bytes(data), len(data))
     book = _book(folder)
     earlier: dict[str, Any] = read_json(book) if book.exists() else {}
-    left = [*(earlier.get(REJECTS) or {}).get("after", []), sha256_bytes(after)]
+    left = [*(earlier.get(name) or {}).get("after", []), sha256_bytes(after)]
     entry = {"before": before, "before_bytes": before_bytes, "after": left}
-    write_json_atomic(book, {**earlier, REJECTS: entry})  # first, so that the file is intact at every moment
+    write_json_atomic(book, {**earlier, name: entry})  # first, so that the file is intact at every moment
     write_bytes_atomic(path, after)
     return len(lines) - len(kept)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from flows.steps.build import BuildConfig, run_build
+from flows.steps.build import BuildConfig, BuildInputs, run_build
 from gateway.parts import Config, Parts
 from lake import house_style
 from lake.erase import begin, carry_on
@@ -48,8 +48,8 @@ def golden(paths: LakeSettings, ids: list[str]) -> None:
 
 
 def build(paths: LakeSettings) -> str:
-    config = BuildConfig(holdout_share=0.0)
-    return run_build(paths.lake_dir, paths.datasets_dir, None, BUILDER, config)["dataset"]
+    config = BuildConfig(holdout_share=0.0, key_share=1.0)
+    return run_build(paths.lake_dir, paths.datasets_dir, BuildInputs(BUILDER), config)["dataset"]
 
 
 def test_from_the_gateway_to_an_adapter_and_out_of_everything(
