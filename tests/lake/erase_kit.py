@@ -101,11 +101,7 @@ def opt_out(paths: LakeSettings, writer: JournalWriter, question: str, **changes
 
 def build(world: World) -> str:
     """A dataset of everything that was served; its version."""
-<<<<<<< HEAD
-    config = BuildConfig(unlabelled="served", own_share=1.0, key_share=1.0, holdout_share=0.0)
-=======
     config = BuildConfig(unlabelled="served", holdout_share=0.0, own_share=1.0, key_share=1.0)
->>>>>>> 05c8ebf (Erase and trace: how to, decision 0021; retrieval failures of a dataset are redacted, leftovers of killed builds go)
     paths = world.paths
     report = run_build(paths.lake_dir, paths.datasets_dir, BuildInputs(BUILDER), config)
     return report["dataset"]
