@@ -24,21 +24,10 @@ from lake.rules.shingles import question_key, shingle
 from lake.rules.split import Assignment, assign
 from lake.split_store import SplitStore
 
-WORDS = [
-    "화상",
-    "회의",
-    "녹화",
-    "메신저",
-    "디자인",
-    "편집",
-    "무료",
-    "일정",
-    "공유",
-    "그래프",
-    "번역",
-    "backup",
-    "chart",
-]
+_SYLLABLES = (
+    "가나다라마바사아자차카타파하거너더러머버서어저처커터퍼허고노도로모보소오조초코토포호구누두루무부수우주추쿠투푸후"
+)
+WORDS = ["".join(random.Random(number).choices(_SYLLABLES, k=3)) for number in range(200)]
 SEED, SHARE = 5, 0.3
 
 
@@ -65,14 +54,16 @@ class SplitOverTime(RuleBasedStateMachine):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _new_text(self) -> str:
+        if all(self.dataset) and self.chance.random() < 0.2:  # near both sides
+            return " ".join(self.chance.choice(side) for side in self.dataset)
         if self.texts and self.chance.random() < 0.6:  # near what is there, sometimes near two of them
             parts = self.chance.sample(self.texts, k=min(len(self.texts), self.chance.choice((1, 1, 2))))
-            words = " ".join(parts).split()
+            words = " ".join(parts).split()[:12]
             words[self.chance.randrange(len(words))] = self.chance.choice(WORDS)
             return " ".join(words)
-        return " ".join(self.chance.choices(WORDS, k=self.chance.randint(3, 8)))
+        return " ".join(self.chance.choices(WORDS, k=self.chance.randint(3, 6)))
 
-    @rule(count=st.integers(1, 8), synthetic=st.booleans())
+    @rule(count=st.integers(3, 15), synthetic=st.booleans())
     def ask(self, count: int, synthetic: bool) -> None:
         for _ in range(count):
             text = self._new_text()
@@ -81,6 +72,11 @@ class SplitOverTime(RuleBasedStateMachine):
             elif not synthetic:
                 self.synthetic.discard(text)
             self.texts.append(text)
+
+    @rule(count=st.integers(5, 15))
+    def ask_and_build(self, count: int) -> None:
+        self.ask(count, False)
+        self.build(None)
 
     @rule()
     def reorder(self) -> None:
