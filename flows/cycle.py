@@ -38,7 +38,7 @@ def turn_wheel(
     ingest_logs(run_id)
     dataset = build_dataset(run_id=run_id)["dataset"]
     if synth_tools != 0:
-        dataset = synthesize_qa(synth_tools, per_tool, run_id)["dataset"]
+        dataset = synthesize_qa(synth_tools, per_tool, None, run_id)["dataset"]
     adapter = finetune_adapter(train_config, dataset, run_id)["adapter"]
     verdict = evaluate_adapter(adapter, "vllm", limit, run_id)
     if not verdict["passed"]:

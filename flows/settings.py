@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -24,11 +24,6 @@ class FlowSettings(BaseSettings):
     test_set: Path = Field(
         default=Path("data/sample/test.jsonl"), description="Held-out questions with golden answers (JSONL)."
     )
-    synth_api_base: str = Field(
-        default="", description="OpenAI-compatible base URL that writes synthetic QA; empty: LLM_API_BASE."
-    )
-    synth_model: str = Field(default="", description="Model name at that URL; empty: LLM_MODEL_NAME.")
-    synth_api_key: SecretStr = Field(default=SecretStr(""), description="Bearer key for that URL; empty: LLM_API_KEY.")
     eval_max_tokens: int = Field(default=96, ge=8, le=4096, description="Longest answer in an evaluation, tokens.")
     prefect_port: int = Field(default=4200, ge=1, le=65535, description="TCP port of the Prefect server of `make up`.")
     gateway_port: int = Field(default=8700, ge=1, le=65535, description="TCP port of the gateway of `make up`.")

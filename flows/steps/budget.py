@@ -27,6 +27,9 @@ class Prices:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
+FREE = Prices()
+
+
 def most_tokens(messages: Sequence[Mapping[str, str]]) -> int:
     """More tokens than a prompt has: one a UTF-8 byte is the worst that any tokenizer does, one for two bytes is above
     what those of today do with Korean (0.3 to 0.5 a byte) and English (0.25).

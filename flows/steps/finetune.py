@@ -29,7 +29,9 @@ from lake.withdrawn import require_kept
 
 _TAIL_LINES = 12
 # Kept out of the training process: it needs none of them, and a log line could show them.
-_SECRETS = ("LLM_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "MULLE_VLLM_API_KEY", "MULLE_SYNTH_API_KEY")
+_SECRETS = (
+    "LLM_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "MULLE_VLLM_API_KEY", "MULLE_SYNTH_API_KEY", "MULLE_TEACHER_API_KEY",
+)  # fmt: skip
 _FREE_BYTES = 500_000_000  # an adapter, its copy while it is registered, and logs
 
 

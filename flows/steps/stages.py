@@ -20,13 +20,10 @@ from flows.steps.parts import fresh_cases, open_base, open_builder, open_catalog
 from flows.steps.promote import run_promote
 from flows.steps.serve import running_stack, tuned_arms
 from flows.steps.stage import StageContext
-from flows.steps.synthesize import SynthesisConfig, run_synthesize
 from lake.errors import DatasetError, GateError
 from lake.files import read_json, sha256_file, write_json_atomic
 from lake.registry import Registry
 from lake.withdrawn import is_withdrawn
-from serving.backends import Backend, backend_from_env
-from serving.envfile import read_env_file
 from serving.gguf_export import export
 
 Report = dict[str, Any]
@@ -59,36 +56,6 @@ def build_stage(stage: StageContext, config: str | None = None, change: Sequence
     cases = read_cases(stage.flows.test_set)
     fresh, stale = fresh_cases(cases, tools)
     return report | {"test_questions": len(cases), "stale_test_questions": stale, "fresh_test_questions": len(fresh)}
-
-
-def synthesis_backend(stage: StageContext) -> Backend:
-    """MULLE_SYNTH_*; where that is not set, the LLM that the gateway asks (its env file, else LLM_*)."""
-    if stage.flows.synth_api_base:
-        model, key = stage.flows.synth_model, stage.flows.synth_api_key.get_secret_value()
-        return backend_from_env(
-            {"LLM_API_BASE": stage.flows.synth_api_base, "LLM_MODEL_NAME": model, "LLM_API_KEY": key}
-        )
-    env_file = stage.environ.get("MULLE_ENV_FILE", "")
-    return backend_from_env(read_env_file(Path(env_file)) if env_file else stage.environ)
-
-
-def synthesize_stage(stage: StageContext, tools: int | None, per_tool: int) -> Report:
-    """Synthetic rows into the lake, then the dataset again, with them."""
-    synthesis = run_synthesize(
-        stage.lake.lake_dir,
-        stage.lake.data_dir / "synthesis",
-        stage.run_id,
-        open_catalog(stage).tools,
-        open_retriever(stage),
-        open_builder(stage),
-        synthesis_backend(stage),
-        stage.flows.test_set,
-        SynthesisConfig(per_tool=per_tool, tools=tools, concurrency=stage.serving.llamacpp_slots),
-        progress_path=stage.progress_file,
-    )
-    stage.log(f"synthesis: {synthesis}")
-    built = build_stage(stage)
-    return {"synthesis": synthesis, **built}
 
 
 def newest_dataset(datasets_dir: Path) -> str:

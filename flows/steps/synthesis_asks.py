@@ -1,163 +1,137 @@
-"""What the synthesis asks an LLM about a catalogue entry, and how its text is read back. Pure.
+"""What a synthesis asks: which tools, which kinds of question, which language, by set shares. Pure.
 
-The prompt shows worked examples before the entry and ends where the first question begins, so that a small
-pretrained model can go on in that form (it still repeats the instructions at times: such text is `unparsed`);
-their tools are invented, so an echoed example never passes for knowledge about a real one.
+Same catalogue, seed and settings, same asks, in the same order; fewer tools are a prefix of more. An ask stands for one
+kind and language about one entry (two for `compare`, a topic for `no_answer`); a `typo` ask is one for needs, whose
+questions are mistyped afterwards; in form `lines` all but `no_answer` ask for needs.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal
 
-import json_repair
-
-from lake.files import canonical_json, sha256_bytes
+from flows.steps.asking import LlmAsk
+from flows.steps.synthesis_prompts import JSON_SCHEMA, STOP, json_prompt, lines_prompt
+from flows.steps.synthesis_sample import Survey
+from flows.steps.synthesis_topics import TOPICS
+from lake.rules.split import draw
 from lake.schemas.rows import Tool
 from lake.spotlight import one_line
 
-ASK_VERSION = "ask-2"
-STOP = ("\n도구:", "\nTool:")
-
-_KO = """이 도구에 대해 궁금해할 만한 질문 {n}가지와 답변을 만들어줘.
-질문은 도구 이름을 모르는 사람이 필요한 일을 말하듯이 쓰고, 답변은 소개에 있는 내용만으로 한 문장으로 써줘.
-
-도구: 새벽노트
-소개: 회의를 녹음하면 자동으로 글로 옮기고 요약해 주는 앱입니다. 휴대폰에서 무료로 쓸 수 있습니다.
-질문: 회의 녹음을 글로 바꿔 주는 앱 있어?
-답변: 회의를 녹음하면 자동으로 글로 옮기고 요약해 줍니다.
-질문: 휴대폰에서 돈 안 내고 회의록 정리하고 싶어요
-답변: 휴대폰에서 무료로 쓸 수 있고 회의 내용을 요약해 줍니다.
-
-도구: 물결차트
-소개: 표를 붙여 넣으면 막대그래프와 선그래프를 그려 주는 웹 서비스입니다. 그림 파일로 내려받을 수 있습니다.
-질문: 엑셀 표로 그래프 빨리 그리는 방법
-답변: 표를 붙여 넣으면 막대그래프와 선그래프를 그려 줍니다.
-질문: 그래프를 그림 파일로 저장할 수 있는 사이트 추천해줘
-답변: 그린 그래프를 그림 파일로 내려받을 수 있습니다.
-
-도구: {name}
-소개: {about}
-질문:"""
-
-_EN = """Write {n} questions that people could ask about this tool, and their answers.
-Write each question like someone who needs something done and does not know the tool's name; answer in one \
-sentence, with what the description says and nothing else.
-
-Tool: Dawnpad
-Description: An app that records meetings, turns them into text and sums them up. Free on phones.
-Q: is there an app that turns meeting recordings into text?
-A: It records meetings and turns them into text with a summary.
-Q: I want meeting notes on my phone without paying
-A: It is free on phones and sums up your meetings.
-
-Tool: Wavechart
-Description: A web service that draws bar and line charts from a pasted table. Charts can be saved as images.
-Q: quick way to make a chart from a spreadsheet table
-A: It draws bar and line charts from a table that you paste.
-Q: which site lets me save charts as image files?
-A: Its charts can be saved as images.
-
-Tool: {name}
-Description: {about}
-Q:"""
-
-_EXAMPLE = re.compile(r"^(?:질문|Q): (.+)$", re.MULTILINE)
-EXAMPLE_QUESTIONS = tuple(_EXAMPLE.findall(_KO) + _EXAMPLE.findall(_EN))
-
-_QUESTION_LINE = re.compile(r"^\W*(?:\d+\s*[.)]\s*)?\W*(?:질문|question|q)\s*\d*\s*\**\s*[:：.]\s*\**\s*(.*)$", re.I)
-_ANSWER_LINE = re.compile(r"^\W*(?:\d+\s*[.)]\s*)?\W*(?:답변|답|answer|a)\s*\d*\s*\**\s*[:：.]\s*\**\s*(.*)$", re.I)
-_TOOL_LINE = re.compile(r"^\W*(?:도구|소개|tool|description)\s*[:：]", re.I)
-_QUESTION_KEYS = ("question", "질문", "q", "Q")
-_ANSWER_KEYS = ("answer", "답변", "답", "a", "A")
+KINDS = ("need", "howto", "typo", "compare", "no_answer")
+LANGS = ("ko", "en")
+Form = Literal["lines", "json"]
+_MAX_ABOUT_CHARS = 2_000  # of an entry in a prompt
+_SHOWN_FIELDS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request to the LLM."""
+    """One request of the LLM and what its answer is about; `tool` is None where nothing in the catalogue is."""
 
-    tool: Tool
+    kind: str
     lang: str
-    messages: list[dict[str, str]]
-    max_tokens: int
-    temperature: float
+    tool: Tool | None
+    other: Tool | None
+    form: Form
+    llm: LlmAsk
 
-    def key(self, model: str) -> str:
-        """Content hash: the same ask of the same model need not be asked twice in a run."""
-        content = [ASK_VERSION, model, self.messages, self.max_tokens, self.temperature, STOP]
-        return sha256_bytes(canonical_json(content))
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A question and an answer as the model wrote them, each on one line."""
-
-    question: str
-    answer: str
+    @property
+    def subject(self) -> str:
+        return self.llm.subject
 
 
-def make_ask(tool: Tool, lang: str, per_tool: int, max_tokens: int, temperature: float) -> Ask:
-    """The ask for `per_tool` pairs about `tool` in `lang`."""
-    template = _KO if lang == "ko" else _EN
-    text = template.format(n=per_tool, name=one_line(tool.name), about=one_line(tool.text(lang)))
-    return Ask(tool, lang, [{"role": "user", "content": text}], max_tokens, temperature)
+def shares_of(text: str) -> dict[str, float]:
+    """`need=0.5,typo=0.1` as shares that sum to 1, in the order of `KINDS`. Raises `ValueError` for anything else."""
+    given: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, number = part.partition("=")
+        name = name.strip()
+        if not separator or name not in KINDS or name in given:
+            raise ValueError(f"{part!r} is not one of {', '.join(KINDS)} with a share")
+        given[name] = float(number)
+        if not 0.0 <= given[name] < float("inf"):
+            raise ValueError(f"{part!r} is not a share")
+    total = sum(given.values())
+    if not total:
+        raise ValueError("no kind has a share")
+    return {kind: given[kind] / total for kind in KINDS if given.get(kind)}
 
 
-def _pick(value: Mapping[str, Any], keys: Sequence[str]) -> str:
-    found = next((value[key] for key in keys if isinstance(value.get(key), str)), "")
-    return one_line(found)
+def spread(shares: Mapping[tuple[str, str], float], count: int) -> list[tuple[str, str]]:
+    """`count` cells such that after any number of them each is as near to its share as can be."""
+    given: Counter[tuple[str, str]] = Counter()
+    chosen: list[tuple[str, str]] = []
+    for number in range(1, count + 1):
+        cell = max(shares, key=lambda one: shares[one] * number - given[one])
+        given[cell] += 1
+        chosen.append(cell)
+    return chosen
 
 
-def _from_json(text: str) -> list[Pair]:
-    """Pairs out of a JSON list of objects, or an object that holds one; broken JSON is repaired."""
-    body = re.sub(r"^\s*```(?:json)?\s*|\s*```\s*$", "", text)
-    if not body.lstrip().startswith(("[", "{")):
-        return []
-    value: Any = json_repair.loads(body)
-    if isinstance(value, dict):
-        single = cast(dict[str, Any], value)
-        lists = [one for one in single.values() if isinstance(one, list)]
-        value = lists[0] if lists else [single]
-    entries = cast(list[Any], value) if isinstance(value, list) else []
-    objects = [cast(dict[str, Any], one) for one in entries if isinstance(one, dict)]
-    pairs = [Pair(_pick(one, _QUESTION_KEYS), _pick(one, _ANSWER_KEYS)) for one in objects]
-    return [pair for pair in pairs if pair.question or pair.answer]
+def choose_asks(
+    survey: Survey,
+    *,
+    count: int,
+    shares: Mapping[str, float],
+    korean_share: float,
+    per_tool: int,
+    form: Form,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+) -> Iterator[Ask]:
+    """One ask for each of the first `count` tools. Tools are read when their ask is taken."""
+    by_lang = {"ko": korean_share, "en": 1.0 - korean_share}
+    cells = {
+        (kind, lang): share * by_lang[lang] for kind, share in shares.items() for lang in LANGS if by_lang[lang] > 0
+    }
+    chosen = survey.asked_first[:count].tolist()
+    for position, (kind, lang) in zip(chosen, spread(cells, len(chosen)), strict=True):
+        tool = survey.tools[position]
+        other = survey.partner(position) if kind == "compare" else None
+        if kind == "compare" and (other is None or one_line(other.name) == one_line(tool.name)):
+            kind, other = "need", None  # alone in its category
+        yield _ask(kind, lang, tool, other, survey, per_tool, form, max_tokens, temperature, seed)
 
 
-def _from_lines(text: str) -> list[Pair]:
-    """Pairs out of `질문:` / `답변:` or `Q:` / `A:` lines; text before the first answer is its question."""
-    pairs: list[Pair] = []
-    question: list[str] = []
-    answer: list[str] | None = None
+def _ask(
+    kind: str,
+    lang: str,
+    tool: Tool,
+    other: Tool | None,
+    survey: Survey,
+    per_tool: int,
+    form: Form,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+) -> Ask:
+    topics = TOPICS[lang]
+    values: dict[str, Any] = {
+        "n": per_tool,
+        "name": one_line(tool.name),
+        "about": _about(tool, lang),
+        "other": one_line(other.name) if other else "",
+        "other_about": _about(other, lang) if other else "",
+        "topic": topics[int(draw(seed, f"topic:{tool.id}") * len(topics))],
+        "fields": ", ".join(survey.categories[:_SHOWN_FIELDS]),
+    }
+    text = lines_prompt(kind, lang, values) if form == "lines" else json_prompt(kind, lang, values)
+    subject = tool.id if kind != "no_answer" else f"topic:{values['topic']}"
+    llm = LlmAsk(
+        subject,
+        [{"role": "user", "content": text}],
+        max_tokens,
+        temperature,
+        int(draw(seed, f"ask:{kind}:{lang}:{tool.id}") * 2**31),
+        STOP if form == "lines" else (),
+        JSON_SCHEMA if form == "json" else None,
+    )
+    return Ask(kind, lang, None if kind == "no_answer" else tool, other, form, llm)
 
-    def close() -> None:
-        nonlocal question, answer
-        if answer is not None:
-            pairs.append(Pair(one_line(" ".join(question)), one_line(" ".join(answer))))
-        question, answer = [], None
 
-    for line in text.splitlines():
-        if _TOOL_LINE.match(line):  # the model goes on with another tool
-            break
-        if match := _QUESTION_LINE.match(line):
-            close()
-            question = [match.group(1)]
-        elif (match := _ANSWER_LINE.match(line)) and question and answer is None:
-            answer = [match.group(1)]
-        elif not line.strip():
-            if answer:
-                close()
-        elif answer is not None:
-            answer.append(line)
-        else:
-            question.append(line)
-    close()
-    return pairs
-
-
-def parse_pairs(text: str, truncated: bool = False) -> list[Pair]:
-    """The pairs in the model's text, in order; where it was cut off, the last one is left out."""
-    pairs = _from_json(text) or _from_lines(text)
-    return pairs[:-1] if truncated else pairs
+def _about(tool: Tool, lang: str) -> str:
+    return one_line(tool.text(lang))[:_MAX_ABOUT_CHARS]

@@ -1,46 +1,47 @@
-"""Synthetic questions and answers: asked of an LLM entry by entry, parsed, filtered with reasons, stored.
+"""Synthetic questions and answers: asked of an LLM entry by entry, parsed, filtered with reasons, judged, stored.
 
-Reads catalogue tools, test questions (to keep away from them) and the table synthetic; asks an
-OpenAI-compatible endpoint; appends to the tables synthetic (source `llm:<model>`) and rejects. Answers of a
-run are kept in `<cache_dir>/<run_id>.jsonl`, so a run that was killed goes on where it stopped, and running it
-again stores nothing twice. A row's context is what the retriever finds for its question, as for a user's.
+Reads the catalogue's tools (a mapped table of any size), the lake's questions and the test questions (to keep away from
+them); asks an OpenAI-compatible endpoint within a budget; appends to the tables synthetic (source `llm:<model>`) and
+rejects. `<work_dir>/answers.sqlite` keeps every answer by the content of its ask, so a run that is killed at any point
+goes on where it stopped, and running it again stores nothing twice. Same catalogue, settings and seed, same asks. A
+row's context is what the retriever finds for its question, as for a user's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import polars as pl
 
+from flows.steps.asking import Asker, ChatClient, LlmAsk, Reply
+from flows.steps.budget import FREE, Budget, Prices
 from flows.steps.build_read import read_test_questions
-from flows.steps.synthesis_asks import EXAMPLE_QUESTIONS, Ask, Pair, make_ask, parse_pairs
-from flows.steps.synthesis_filter import CatalogNames, check_pair, house_answer
-from flows.steps.synthesis_llm import AnswerCache, ChatClient, ask_all
-from lake.errors import BackendError, InputError, QuestionError
-from lake.files import canonical_json, sha256_bytes
+from flows.steps.rejects import store_rejects
+from flows.steps.synthesis_asks import KINDS, Ask, Form, choose_asks
+from flows.steps.synthesis_judge import JUDGE_VERSION, judge_ask, read_verdict
+from flows.steps.synthesis_near import read_questions
+from flows.steps.synthesis_prompts import EXAMPLE_QUESTIONS, PROMPTS_VERSION
+from flows.steps.synthesis_rows import Drop, Row, Searcher, drop_near, logged_scores, read_pairs, with_context
+from flows.steps.synthesis_sample import survey
+from flows.steps.teach import CACHE_FILE, check_run_id, patient_client
+from lake.answer_cache import AnswerCache
+from lake.errors import BackendError, InputError
 from lake.location import LakeDir
 from lake.progress import Progress
 from lake.prompt import PromptBuilder
-from lake.rules.cluster import near_pairs
-from lake.rules.ground import grounded
-from lake.rules.shingles import question_key, shingle
-from lake.rules.split import draw
-from lake.schemas.records import RetrievedItem
-from lake.schemas.rows import Reject, Tool
+from lake.schemas.rows import Tool
 from lake.tables import append, scan
-from serving.answers import ChatAnswer
 from serving.backends import Backend
-from serving.client import LLMClient
 
-_SAMPLE_CHARS = 500
+JUDGE_CACHE_FILE = "judge.sqlite"
+_JUDGE_TOKENS = 120
+_STORED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,12 @@ class SynthesisConfig:
     """What decides a synthesis beside its inputs."""
 
     per_tool: int = 5
-    tools: int | None = None  # a seeded subset of so many; None: all
+    tools: int | None = None  # so many of the catalogue, spread over its categories; None: `max_tools`
+    max_tools: int = 2_000
     seed: int = 20_260_101
+    shares: Mapping[str, float] = field(default_factory=lambda: {"need": 1.0})  # of the asks, by kind
     korean_share: float = 0.67  # of the asks; the others are English
+    form: Form = "lines"
     concurrency: int = 2
     max_tokens: int = 480
     temperature: float = 0.7
@@ -58,191 +62,45 @@ class SynthesisConfig:
     top_k: int = 3
     near_duplicate_threshold: float = 0.4  # as in the build
     min_grounding: float = 0.6  # share of an answer's content words that its entry must hold
+    no_answer_quantile: float = 0.1  # of the best scores of other questions, below which nothing was found
+    prices: Prices = FREE
+    budget_tokens: int = 0
+    budget_cost: float = 0.0
 
     def check(self) -> SynthesisConfig:
         """Itself, or `InputError` naming what is out of range."""
+        shares = list(self.shares.values())
         limits = {
             "per_tool (1 to 20)": 1 <= self.per_tool <= 20,
             "tools (1 or more)": self.tools is None or self.tools >= 1,
+            f"shares (of {', '.join(KINDS)}, summing to 1)": set(self.shares) <= set(KINDS)
+            and abs(sum(shares) - 1) < 1e-6
+            and all(share > 0 for share in shares),
             "korean_share (0 to 1)": 0.0 <= self.korean_share <= 1.0,
-            "concurrency (1 to 64)": 1 <= self.concurrency <= 64,
+            "concurrency (1 to 256)": 1 <= self.concurrency <= 256,
             "min_grounding (0 to 1)": 0.0 <= self.min_grounding <= 1.0,
+            "no_answer_quantile (0 to 1)": 0.0 <= self.no_answer_quantile <= 1.0,
         }
         if wrong := [name for name, fine in limits.items() if not fine]:
             raise InputError(f"The synthesis can't start, out of range: {', '.join(wrong)}.", settings=wrong)
         return self
 
 
-class Found(Protocol):
-    """What a retrieval must hold."""
-
-    @property
-    def items(self) -> list[RetrievedItem]: ...
-
-
-class Searcher(Protocol):
-    """The part of `Retriever` that is used."""
-
-    def search(self, question: str, top_k: int, lang: str | None = None) -> Found: ...
-
-
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """A pair on its way through the filters."""
+class Judge:
+    """The stronger model that says yes or no, and what it may cost."""
 
-    pair: Pair
-    tool: Tool
-    lang: str
-
-
-def choose_asks(tools: Sequence[Tool], config: SynthesisConfig) -> list[Ask]:
-    """The asks of a run: a seeded choice of tools, Korean and English spread evenly by share."""
-    ordered = sorted(tools, key=lambda tool: (draw(config.seed, tool.id), tool.id))[: config.tools]
-    asks: list[Ask] = []
-    for number, tool in enumerate(ordered):
-        korean = int((number + 1) * config.korean_share) > int(number * config.korean_share)
-        lang = "ko" if korean or config.korean_share >= 1.0 else "en"
-        asks.append(make_ask(tool, lang, config.per_tool, config.max_tokens, config.temperature))
-    return asks
-
-
-def _parse(
-    asks: Sequence[Ask],
-    answers: Sequence[ChatAnswer | BackendError],
-    tools: Sequence[Tool],
-    config: SynthesisConfig,
-) -> tuple[list[_Kept], list[Reject], int]:
-    """Pairs that pass the rules about one pair, the others, and how many pairs were read at all."""
-    names = CatalogNames.of(tools)
-    kept: list[_Kept] = []
-    rejects: list[Reject] = []
-    parsed = 0
-    for ask, answer in zip(asks, answers, strict=True):
-        if isinstance(answer, BackendError):
-            rejects.append(Reject(ask.tool.id, answer.code, str(answer)))
-            continue
-        pairs = parse_pairs(answer.text, truncated=answer.finish_reason == "length")
-        parsed += len(pairs)
-        if not pairs:
-            rejects.append(Reject(ask.tool.id, "unparsed", answer.text))
-        rejects += [Reject(ask.tool.id, "surplus", pair.question) for pair in pairs[config.per_tool :]]
-        for pair in pairs[: config.per_tool]:
-            fine, reason = check_pair(pair, ask.tool, ask.lang, names, config.min_grounding)
-            if fine:
-                kept.append(_Kept(pair, ask.tool, ask.lang))
-            else:
-                rejects.append(Reject(ask.tool.id, reason, f"{pair.question} / {pair.answer}"))
-    return kept, rejects, parsed
-
-
-def _drop_near(
-    kept: Sequence[_Kept], known: Sequence[str], test: Sequence[str], threshold: float
-) -> tuple[list[_Kept], list[Reject]]:
-    """Without questions near a test question, or near an earlier one of this or another run."""
-    texts = [*known, *test, *(one.pair.question for one in kept)]
-    keys = [question_key(text) for text in texts]
-    near: dict[int, set[int]] = {}
-    for a, b, _ in near_pairs(shingle(texts), threshold).tuples():
-        near.setdefault(b, set()).add(a)  # a < b: a stands earlier
-    first_own = len(known) + len(test)
-    tests = set(range(len(known), first_own))
-    taken = set(range(len(known)))
-    taken_keys = {keys[i] for i in taken}
-    test_keys = {keys[i] for i in tests}
-    fine: list[_Kept] = []
-    rejects: list[Reject] = []
-    for place, one in enumerate(kept, start=first_own):
-        around = near.get(place, set())
-        if around & tests or keys[place] in test_keys:
-            rejects.append(Reject(one.tool.id, "near_test", one.pair.question))
-        elif around & taken or keys[place] in taken_keys:
-            rejects.append(Reject(one.tool.id, "duplicate", one.pair.question))
-        else:
-            taken.add(place)
-            taken_keys.add(keys[place])
-            fine.append(one)
-    return fine, rejects
-
-
-def _with_context(
-    kept: Sequence[_Kept], retriever: Searcher, builder: PromptBuilder, run_id: str, source: str, top_k: int
-) -> tuple[list[dict[str, Any]], list[Reject]]:
-    """Rows of the synthetic table: those whose tool stands in the prompt that its question leads to."""
-    rows: list[dict[str, Any]] = []
-    rejects: list[Reject] = []
-    now = datetime.now(UTC)
-    for one in kept:
-        items = retriever.search(one.pair.question, top_k, one.lang).items
-        answer = house_answer(one.pair, one.tool, one.lang)
-        try:
-            prompt = builder.build(one.pair.question, items)
-        except QuestionError:
-            rejects.append(Reject(one.tool.id, "bad_question", one.pair.question))
-            continue
-        if one.tool.id not in prompt.used_ids:
-            rejects.append(Reject(one.tool.id, "not_retrieved", one.pair.question))
-            continue
-        if not grounded(answer, items, prompt.used_ids, prompt.text)[0]:
-            rejects.append(Reject(one.tool.id, "answer_ungrounded", answer))
-            continue
-        content = canonical_json([run_id, one.tool.id, one.pair.question, answer])
-        rows.append(
-            {
-                "synthetic_id": "syn-" + sha256_bytes(content)[:20],
-                "timestamp": now,
-                "run_id": run_id,
-                "tool_id": one.tool.id,
-                "question": one.pair.question,
-                "answer": answer,
-                "lang": one.lang,
-                "source": source,
-                "retrieved_items": [_stored(item) for item in items],
-            }
-        )
-    return rows, rejects
-
-
-def _stored(item: RetrievedItem) -> dict[str, Any]:
-    """An item with the scores that the table has columns for."""
-    scores = {name: item.scores.get(name) for name in ("dense", "lexical", "rerank")}
-    return asdict(item) | {"scores": scores}
-
-
-def _store(lake_dir: LakeDir, run_id: str, rows: Sequence[Mapping[str, Any]], rejects: Sequence[Reject]) -> int:
-    """Append what this run has not stored yet; the number of new rows."""
-    own = pl.col("run_id") == run_id
-    there = scan(lake_dir, "synthetic").filter(own).select("synthetic_id").collect()
-    stored = set(cast("list[str]", there["synthetic_id"].to_list()))
-    new = [row for row in rows if row["synthetic_id"] not in stored]
-    if new:
-        append(lake_dir, "synthetic", new)
-    noted = scan(lake_dir, "rejects").filter(own & (pl.col("stage") == "synthesize"))
-    known = Counter(noted.select("reason", "source_id", "sample").collect().iter_rows())
-    now = datetime.now(UTC)
-    fresh: list[dict[str, Any]] = []
-    for one in rejects:
-        row = (one.reason, one.source_id, one.sample[:_SAMPLE_CHARS])
-        if known[row] > 0:
-            known[row] -= 1
-            continue
-        fresh.append(
-            {
-                "timestamp": now,
-                "run_id": run_id,
-                "stage": "synthesize",
-                "reason": row[0],
-                "source_id": row[1],
-                "sample": row[2],
-            }
-        )
-    if fresh:
-        append(lake_dir, "rejects", fresh)
-    return len(new)
+    backend: Backend
+    prices: Prices = FREE
+    budget_tokens: int = 0
+    budget_cost: float = 0.0
+    concurrency: int = 4
+    deadline_s: float = 120.0
 
 
 def run_synthesize(
     lake_dir: LakeDir,
-    cache_dir: Path,
+    work_dir: Path,
     run_id: str,
     tools: Sequence[Tool],
     retriever: Searcher,
@@ -250,54 +108,178 @@ def run_synthesize(
     backend: Backend,
     test_file: Path | None,
     config: SynthesisConfig | None = None,
+    judge: Judge | None = None,
     *,
-    make_client: Callable[[Backend], ChatClient] = LLMClient,
+    index_version: str | None = None,
+    make_client: Callable[[Backend], ChatClient] = patient_client,
     progress_path: Path | None = None,
+    log: Callable[[str], None] | None = None,
+    pause_s: float = 1.0,
 ) -> dict[str, Any]:
-    """Ask, filter and store; the report is the yield, however low. Safe to repeat with the same `run_id`.
+    """Ask, filter, judge and store; the report is the yield, however low. Safe to repeat with the same `run_id`.
 
     A failed ask is counted under its error's code and the rest goes on; where every ask failed, the last
-    `BackendError` is raised. Raises `DatasetError` where the test questions can't be read.
+    `BackendError` is raised. Raises `DatasetError` where the test questions can't be read, and `SetupError` where
+    another synthesis is going.
     """
     config = (config or SynthesisConfig()).check()
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", run_id) or run_id.startswith("."):
-        raise InputError(f"The run id {run_id!r} can't be a file name: use letters, digits, - and _.")
+    check_run_id(run_id)
     test = read_test_questions(test_file)
-    start = time.perf_counter()
-    asks = choose_asks(tools, config)
-    progress = Progress(progress_path, "synthesize", len(asks))
-    cache = AnswerCache(cache_dir / f"{run_id}.jsonl")
-
-    async def ask() -> tuple[list[ChatAnswer | BackendError], int]:
-        client = make_client(backend)  # inside the loop that it belongs to
-        return await ask_all(asks, backend.model, client, cache, config.concurrency, config.deadline_s, progress)
-
-    answers, cached = asyncio.run(ask())
-    returned = [answer for answer in answers if isinstance(answer, ChatAnswer)]
-    if asks and not returned:
-        raise next(answer for answer in answers if isinstance(answer, BackendError))
-    pairs, rejects, parsed = _parse(asks, answers, tools, config)
-    earlier = scan(lake_dir, "synthetic").filter(pl.col("run_id") != run_id).select("question").collect()
-    known = [*EXAMPLE_QUESTIONS, *sorted(cast("list[str]", earlier["question"].to_list()))]
-    pairs, near = _drop_near(pairs, known, test, config.near_duplicate_threshold)
+    started = time.perf_counter()
+    surveyed = survey(tools, config.seed)
+    asks = list(
+        choose_asks(
+            surveyed,
+            count=min(config.tools or config.max_tools, config.max_tools),
+            shares=config.shares,
+            korean_share=config.korean_share,
+            per_tool=config.per_tool,
+            form=config.form,
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            seed=config.seed,
+        )
+    )
+    with AnswerCache(work_dir / CACHE_FILE) as cache:
+        budget = Budget(config.prices, config.budget_tokens, config.budget_cost, cache.spent(run_id))
+        asker = Asker(
+            make_client(backend), backend.model, cache, budget, run_id,
+            concurrency=config.concurrency, deadline_s=config.deadline_s, pause_s=pause_s,
+        )  # fmt: skip
+        replies = ask_with_progress(asker, [ask.llm for ask in asks], "synthesize", progress_path, log)
+    failed = [reply for reply in replies if reply.answer is None and reply.failure != "budget"]
+    if asks and len(failed) == len(replies):
+        raise BackendError(f"Not one of {len(asks)} asks was answered; the last: {failed[-1].message}")
+    kept, drops, parsed = read_pairs(
+        zip(asks, replies, strict=True), config.per_tool, surveyed.names, config.min_grounding, config.seed
+    )
+    others = [("near_test", test), ("duplicate", EXAMPLE_QUESTIONS)]
+    kept, near = drop_near(kept, _chain(others, read_questions(lake_dir, run_id)), config.near_duplicate_threshold)
+    reference = logged_scores(lake_dir, config.seed, index_version) if any(ask.tool is None for ask in asks) else []
+    rows, lost = with_context(kept, retriever, builder, config.top_k, reference, config.no_answer_quantile)
+    drops += near + lost
+    judged: dict[str, Any] = {}
+    if judge is not None:
+        rows, refused, judged = _judge(rows, judge, work_dir, run_id, make_client, progress_path, log, pause_s)
+        drops += refused
     source = f"llm:{backend.model}"
-    rows, lost = _with_context(pairs, retriever, builder, run_id, source, config.top_k)
-    rejects += near + lost
-    stored = _store(lake_dir, run_id, rows, rejects)
-    progress.finish(f"{len(rows)} kept")
+    stored = _store(lake_dir, run_id, [row.stored(run_id, source) for row in rows])
+    store_rejects(lake_dir, run_id, "synthesize", [drop.reject for drop in drops])
+    returned = [reply.answer for reply in replies if reply.answer is not None]
     return {
         "run_id": run_id,
         "source": source,
+        "prompts": f"{PROMPTS_VERSION} {config.form}",
+        "seed": config.seed,
+        "catalogue": len(tools),
+        "categories": len(surveyed.categories),
         "tools": len(asks),
         "asked": len(asks),
-        "cached": cached,
+        "cached": asker.counts["cached"],
         "returned": len(returned),
         "parsed": parsed,
         "kept": len(rows),
         "stored": stored,
-        "reasons": dict(sorted(Counter(reject.reason for reject in rejects).items())),
-        "languages": dict(Counter(row["lang"] for row in rows)),
-        "prompt_tokens": sum(answer.prompt_tokens or 0 for answer in returned),
-        "completion_tokens": sum(answer.completion_tokens or 0 for answer in returned),
-        "seconds": round(time.perf_counter() - start, 3),
+        "reasons": _counted(drop.reject.reason for drop in drops),
+        "kinds": _counted(row.ask.kind for row in rows),
+        "languages": _counted(row.ask.lang for row in rows),
+        "by_kind": _by_kind(asks, rows, drops),
+        "prompt_tokens": sum(answer.prompt_tokens for answer in returned),
+        "completion_tokens": sum(answer.completion_tokens for answer in returned),
+        "tokens": budget.tokens,
+        "cost": round(budget.cost + judged.get("cost", 0.0), 6),
+        "calls": dict(sorted(asker.counts.items())),
+        **({"judge": judged} if judge is not None else {}),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def ask_with_progress(
+    asker: Asker, asks: Sequence[LlmAsk], stage: str, path: Path | None, log: Callable[[str], None] | None
+) -> list[Reply]:
+    """A reply for each ask, in order; stage, rate, time left and money so far are said while it goes on."""
+    say = (lambda line: log(f"{line}; {asker.budget.shown()}")) if log is not None else None
+    progress = Progress(path, stage, len(asks), say=say)
+    places: dict[int, int] = {id(ask): place for place, ask in enumerate(asks)}
+    replies: dict[int, Reply] = {}
+
+    async def go() -> None:
+        try:
+            async for reply in asker.ask_all(asks):
+                replies[places[id(reply.ask)]] = reply
+                progress.advance(note=asker.budget.shown())
+        finally:
+            await asker.client.aclose()
+
+    asyncio.run(go())
+    progress.finish(asker.budget.shown())
+    return [replies[place] for place in range(len(asks))]
+
+
+def _chain(
+    first: Iterable[tuple[str, Sequence[str]]], second: Iterable[tuple[str, Sequence[str]]]
+) -> Iterable[tuple[str, Sequence[str]]]:
+    yield from first
+    yield from second
+
+
+def _judge(
+    rows: Sequence[Row],
+    judge: Judge,
+    work_dir: Path,
+    run_id: str,
+    make_client: Callable[[Backend], ChatClient],
+    progress_path: Path | None,
+    log: Callable[[str], None] | None,
+    pause_s: float,
+) -> tuple[list[Row], list[Drop], dict[str, Any]]:
+    """The rows that the judge found right, the others, and what it said and cost. Nothing passes unjudged."""
+    model = judge.backend.model
+    with AnswerCache(work_dir / JUDGE_CACHE_FILE) as cache:
+        budget = Budget(judge.prices, judge.budget_tokens, judge.budget_cost, cache.spent(run_id))
+        asker = Asker(
+            make_client(judge.backend), model, cache, budget, run_id,
+            concurrency=judge.concurrency, deadline_s=judge.deadline_s, pause_s=pause_s,
+        )  # fmt: skip
+        asks = [judge_ask(row.ask.subject, row.prompt, row.answer, _JUDGE_TOKENS) for row in rows]
+        replies = ask_with_progress(asker, asks, "judge", progress_path, log)
+    kept: list[Row] = []
+    drops: list[Drop] = []
+    said: Counter[str] = Counter()
+    for row, reply in zip(rows, replies, strict=True):
+        verdict = read_verdict(reply.answer.text) if reply.answer is not None else None
+        said["yes" if verdict else "no" if verdict is False else reply.failure or "unreadable"] += 1
+        if verdict:
+            kept.append(replace(row, judge=model))
+        else:
+            reason = "judge_no" if verdict is False else f"judge_{reply.failure or 'unreadable'}"
+            drops.append(Drop.of(row.ask, reason, f"{row.prompt.question} / {row.answer}"))
+    facts = {"model": model, "version": JUDGE_VERSION, "said": dict(sorted(said.items()))}
+    return kept, drops, facts | {"tokens": budget.tokens, "cost": round(budget.cost, 6)}
+
+
+def _store(lake_dir: LakeDir, run_id: str, rows: Sequence[dict[str, Any]]) -> int:
+    """Append what this run has not stored yet; the number of new rows."""
+    own = scan(lake_dir, "synthetic").filter(pl.col("run_id") == run_id)
+    there = set(cast("list[str]", own.select("synthetic_id").collect()["synthetic_id"].to_list()))
+    new = [row for row in rows if row["synthetic_id"] not in there]
+    for start in range(0, len(new), _STORED_AT_ONCE):
+        append(lake_dir, "synthetic", new[start : start + _STORED_AT_ONCE])
+    return len(new)
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _by_kind(asks: Sequence[Ask], rows: Sequence[Row], drops: Sequence[Drop]) -> dict[str, dict[str, Any]]:
+    """Asks, kept rows and reasons of each kind."""
+    return {
+        kind: {
+            "asked": sum(ask.kind == kind for ask in asks),
+            "kept": sum(row.ask.kind == kind for row in rows),
+            "reasons": _counted(drop.reject.reason for drop in drops if drop.ask.kind == kind),
+        }
+        for kind in KINDS
+        if any(ask.kind == kind for ask in asks)
     }
