@@ -182,13 +182,17 @@ def _search(data: Buffer, words: Words, path: Path | None) -> str:
 
 
 def _in_parquet(source: Any, words: Words) -> bool:
+    held = bytearray()  # pieces together: with many words each look costs an automaton
     with pq.ParquetFile(source) as file:
-        return any(
-            words.is_in(piece)
-            for batch in file.iter_batches(_BATCH_ROWS)
-            for column in batch.columns
-            for piece in _text_buffers(column)
-        )
+        for batch in file.iter_batches(_BATCH_ROWS):
+            for column in batch.columns:
+                for piece in _text_buffers(column):
+                    held += piece + b"\x00"
+            if len(held) >= _STEP_BYTES:
+                if words.is_in(bytes(held)):
+                    return True
+                held.clear()
+    return words.is_in(bytes(held))
 
 
 def _text_buffers(array: Any) -> Iterator[bytes]:
