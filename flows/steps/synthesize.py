@@ -33,6 +33,7 @@ from flows.steps.teach import CACHE_FILE, check_run_id, patient_client
 from lake.answer_cache import AnswerCache
 from lake.errors import BackendError, InputError
 from lake.location import LakeDir
+from lake.privacy.records import mask_records
 from lake.progress import Progress
 from lake.prompt import PromptBuilder
 from lake.schemas.rows import Tool
@@ -115,12 +116,13 @@ def run_synthesize(
     progress_path: Path | None = None,
     log: Callable[[str], None] | None = None,
     pause_s: float = 1.0,
+    mask_off: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """Ask, filter, judge and store; the report is the yield, however low. Safe to repeat with the same `run_id`.
 
     A failed ask is counted under its error's code and the rest goes on; where every ask failed, the last
     `BackendError` is raised. Raises `DatasetError` where the test questions can't be read, and `SetupError` where
-    another synthesis is going.
+    another synthesis is going. Texts are stored masked, but for the types in `mask_off`.
     """
     config = (config or SynthesisConfig()).check()
     check_run_id(run_id)
@@ -163,8 +165,9 @@ def run_synthesize(
         rows, refused, judged = _judge(rows, judge, work_dir, run_id, make_client, progress_path, log, pause_s)
         drops += refused
     source = f"llm:{backend.model}"
-    stored = _store(lake_dir, run_id, [row.stored(run_id, source) for row in rows])
-    store_rejects(lake_dir, run_id, "synthesize", [drop.reject for drop in drops])
+    written = mask_records("synthetic", [row.stored(run_id, source) for row in rows], mask_off)
+    stored = _store(lake_dir, run_id, written)
+    store_rejects(lake_dir, run_id, "synthesize", [drop.reject for drop in drops], mask_off)
     returned = [reply.answer for reply in replies if reply.answer is not None]
     return {
         "run_id": run_id,

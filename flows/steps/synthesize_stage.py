@@ -88,6 +88,7 @@ def synthesize_stage(stage: StageContext, tools: int | None, per_tool: int, seed
         index_version=retriever.index.version,
         progress_path=stage.progress_file,
         log=stage.log,
+        mask_off=stage.lake.unmasked_types,
     )
     stage.log(f"synthesis: {synthesis}")
     built = build_stage(stage)

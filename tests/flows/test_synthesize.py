@@ -93,13 +93,14 @@ class Scripted:
 def run(
     root: Path, client: Scripted, tools: Sequence[Tool] = TOOLS, run_id: str = "run-1", **options: Any
 ) -> dict[str, Any]:
+    root.mkdir(exist_ok=True)
     test = root / "test.jsonl"
     test.write_bytes(orjson.dumps({"question": "화상 회의를 녹화하고 싶어요"}) + b"\n")
-    shelf = options.pop("retriever", Shelf())
+    shelf, mask_off = options.pop("retriever", Shelf()), options.pop("mask_off", frozenset())
     return run_synthesize(
         root / "lake", root / "cache", run_id, tools, shelf, BUILDER, BACKEND, test,
         SynthesisConfig(**{"korean_share": 1.0, **options}), make_client=lambda _: client,
-        progress_path=root / "progress.jsonl", pause_s=0.001,
+        progress_path=root / "progress.jsonl", pause_s=0.001, mask_off=mask_off,
     )  # fmt: skip
 
 
@@ -293,6 +294,15 @@ def test_failed_asks_are_counted_and_total_failure_is_raised(tmp_path: Path) -> 
 def test_the_right_tool_must_be_retrieved(tmp_path: Path) -> None:
     report = run(tmp_path, Scripted(good), retriever=Shelf([NOTE]))
     assert (report["kept"], report["reasons"]["not_retrieved"]) == (0, 2)
+
+
+def test_what_a_model_wrote_is_stored_masked(tmp_path: Path) -> None:
+    question, answer = "010-1234-5678 번 고객과 화상 회의를 여는 방법", "화상 회의를 열고 녹화할 수 있습니다."
+    pair = orjson.dumps([{"question": question, "answer": answer}]).decode()
+    for name, options, kept in (("a", {}, "(PHONE_NUMBER)"), ("b", {"mask_off": frozenset({"phone"})}, "010-1234")):
+        report = run(tmp_path / name, Scripted(lambda _: pair), [ZOOM], shares={"need": 1.0}, **options)
+        assert report["stored"] == 1
+        assert kept in scan(tmp_path / name / "lake", "synthetic").collect()["question"][0]
 
 
 def test_more_pairs_than_asked_for_and_a_cut_off_one(tmp_path: Path) -> None:
