@@ -27,6 +27,7 @@ from lake.journal.reader import list_workers
 from lake.location import LakeDir
 from lake.marks import DROP_REASONS, TABLE_KINDS, Marks, marker_id, progress_of
 from lake.schemas.records import FrameKind
+from lake.tables import read_columns
 
 __all__ = ["TABLE_KINDS", "Audit", "Ledger", "audit", "marker_id"]
 
@@ -132,7 +133,7 @@ def _rows_by_segment(table: DeltaTable, name: str) -> RowCounts:
     """Per segment: rows, rows with a second half, rows that repeat a sequence number."""
     second = pc.field("backend").is_valid() if name == "requests" else pc.scalar(False)
     columns = {"segment": pc.field("segment"), "seq": pc.field("seq"), "second": second}
-    frame = pl.DataFrame(table.to_pyarrow_dataset().to_table(columns=columns))
+    frame = pl.DataFrame(read_columns(table, columns))
     counted = frame.group_by("segment").agg(
         pl.len().alias("rows"),
         pl.col("second").sum().alias("second"),

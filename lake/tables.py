@@ -243,9 +243,19 @@ def existing(table: DeltaTable, column: str, values: set[str]) -> set[str]:
     """
     if not values:
         return set()
-    dataset = table.to_pyarrow_dataset()
-    found = dataset.to_table(columns=[column], filter=pc.field(column).isin(pa.array(sorted(values))))
+    found = read_columns(table, [column], pc.field(column).isin(pa.array(sorted(values))))
     return set(found.column(column).to_pylist())
+
+
+def read_columns(table: DeltaTable, columns: Any, only: pc.Expression | None = None) -> pa.Table:
+    """Columns (names, or expressions by name) of a snapshot, of the rows that `only` takes. Raises `SetupError`."""
+    try:
+        return table.to_pyarrow_dataset().to_table(columns=columns, filter=only)
+    except (OSError, ValueError, pa.ArrowException, DeltaError) as error:
+        raise SetupError(
+            f"A data file of the table at {table.table_uri} can't be read ({_short(error)}): check the disk, and put "
+            "the file back from a copy; nothing was written."
+        ) from error
 
 
 def table_version(lake_dir: LakeDir, name: str) -> int:

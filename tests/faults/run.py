@@ -27,7 +27,8 @@ from tests.faults.harness import Harness, Lines, Tally, report_lines  # noqa: E4
 
 # In the order of docs/proof.md: the journal first, then whole gateways, the longest last.
 MODULES = (
-    "damage", "parsers", "quarantine", "journal_model", "crash_replay", "power_cut", "syscalls", "kill",
+    "damage", "parsers", "quarantine", "lake_damage", "ingest_kill", "ingest_rivals",
+    "journal_model", "crash_replay", "power_cut", "syscalls", "kill",
     "gateway_kill", "gateway_power", "signals", "disconnects", "disk_full", "disk_hang", "toxics", "api_fuzz",
     "pii", "load",
 )  # fmt: skip
