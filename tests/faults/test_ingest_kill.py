@@ -15,4 +15,5 @@ def test_a_kill_at_a_point_loses_and_doubles_nothing(tmp_path: Path) -> None:
 
 
 def test_marks_that_run_ahead_are_caught(tmp_path: Path) -> None:
-    assert ingest_kill.run(40, CI_SEED, tmp_path, bug="early").failures != []
+    tally = ingest_kill.run(2, 0, tmp_path, bug="early")  # from the first point on
+    assert any("does not close" in failure for failure in tally.failures)
