@@ -29,7 +29,9 @@ def test_same_text_at_serving_and_training(kind: str) -> None:
     served = PromptBuilder(words).build(question, ITEMS)
     row = DatasetRow("r", question, "ko", ITEMS, "추천: Zoom", "golden", ["q"])
     trained = render(row, PromptBuilder(words))
-    assert plain(trained)["prompt"] == served.text and conversational(trained)["prompt"] == served.messages
+    text = trained.prompt.text
+    assert plain(text, row.answer)["prompt"] == served.text
+    assert conversational(text, row.answer)["prompt"] == served.messages
     assert PLACEHOLDERS[kind] in served.text and served.sha256 == trained.prompt.sha256
     assert mask(served.text).text == served.text  # masking a stored prompt would not move it from what was served
 
@@ -41,7 +43,7 @@ def test_same_token_ids_and_placeholders_survive_the_tokenizer() -> None:
         question = mask(text).text
         served = PromptBuilder(words).build(question, ITEMS).text
         row = DatasetRow("r", question, "ko", ITEMS, "추천: Zoom", "golden", ["q"])
-        trained = plain(render(row, PromptBuilder(words)))["prompt"]
+        trained = plain(render(row, PromptBuilder(words)).prompt.text, row.answer)["prompt"]
         ids = tokenizer.encode(served, add_special_tokens=False).ids
         assert ids == tokenizer.encode(trained, add_special_tokens=False).ids
         assert tokenizer.decode(ids) == served
