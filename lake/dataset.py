@@ -30,7 +30,6 @@ from lake.dataset_files import (
     CONTENT,
     FORMS,
     SIDE_COLUMNS,
-    SPLITS,
     HashedFile,
     RowFiles,
     check_forms,
@@ -43,10 +42,10 @@ from lake.dataset_files import (
     to_parquet,
 )
 from lake.errors import DatasetError
-from lake.files import canonical_json, fsync_dir, require_free_disk, sha256_bytes, sha256_file
+from lake.files import canonical_json, fsync_dir, read_json, require_free_disk, sha256_bytes, sha256_file
 from lake.redacted import original_of
 from lake.rules.certificate import SideRows, certify
-from lake.schemas.rows import RetrievalFailure
+from lake.schemas.rows import SPLITS, RetrievalFailure
 from lake.withdrawn import require_kept
 
 MANIFEST = "manifest.json"
@@ -182,7 +181,7 @@ def write_dataset(
         target = datasets_dir / version
         if target.exists():
             verify(target)
-            return Dataset(version, target, read_dataset(target).manifest, reused=True)
+            return Dataset(version, target, read_json(target / MANIFEST), reused=True)
         folder.put("README.md", render_card(manifest, certificate, folder.hashes()).encode())
         manifest["files"] = {name: file.facts() for name, file in sorted(folder.files.items())}
         folder.put(MANIFEST, _pretty(manifest))

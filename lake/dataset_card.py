@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_SPLITS = ("train", "holdout")
+from lake.schemas.rows import SPLITS
+
 _CONFIGS = (("default", "", ""), ("chat", ".chat", ""), ("dpo", ".dpo", "pairs_"))  # name, file suffix, count prefix
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _BAR = 40  # characters of the longest bar
@@ -40,7 +41,7 @@ def _header(manifest: Mapping[str, Any]) -> list[str]:
     ]
     lines.append("configs:")
     for config, suffix, prefix in _CONFIGS:
-        splits = [split for split in _SPLITS if counts.get(f"{prefix}{split}")]
+        splits = [split for split in SPLITS if counts.get(f"{prefix}{split}")]
         if splits:  # an empty JSON Lines file can't be loaded as a split
             lines += [f"- config_name: {config}", "  data_files:"]
             for split in splits:

@@ -7,11 +7,12 @@ from typing import Any
 
 import polars as pl
 
+from lake.schemas.rows import SPLITS
+
 FACT_COLUMNS = (
     "row_id", "split", "cluster_id", "question", "lang", "label_source", "tools", "category", "generation", "repairs",
     "rejected", "prompt_tokens", "completion_tokens",
 )  # fmt: skip
-SPLITS = ("train", "holdout")
 MAX_BINS = 16
 
 

@@ -22,11 +22,11 @@ from lake.errors import DatasetError
 from lake.rules.certificate import SideRows
 from lake.rules.render import RenderedRow, conversational, plain, preference
 from lake.rules.shingles import from_rows, question_keys, shingle
+from lake.schemas.rows import SPLITS
 from lake.schemas.tables import RETRIEVED_ITEM
 from lake.text import sha256_text
 
 ROW_GROUP = 8_192  # rows
-SPLITS = ("train", "holdout")
 FORMS = ("jsonl", "chat.jsonl", "dpo.jsonl")
 
 _FIRST = [

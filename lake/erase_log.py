@@ -9,7 +9,7 @@ version before the erasure ends with it. Safe to repeat.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,6 @@ from urllib.parse import unquote
 
 import orjson
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
@@ -26,7 +25,7 @@ from lake.erase_search import Words, search_buffer, search_file
 from lake.files import write_bytes_atomic
 from lake.location import LakeDir, Location
 from lake.schemas.tables import TABLES
-from lake.storage import LOG, file_system
+from lake.storage import LOG, file_system, listed, paths, read_file
 from lake.tables import existing_table
 
 _UNDER_WAY = timedelta(hours=1)
@@ -57,18 +56,16 @@ def purge_tables(lake_dir: LakeDir, words: Words, now: datetime, settled: Collec
 
 
 def _purge_files(location: Location, table: DeltaTable, words: Words, now: datetime | None, purge: Purge) -> None:
-    actions: Any = table.get_add_actions(flatten=True)
-    live = {unquote(path) for path in pa.table(actions).column("path").to_pylist()}
+    live = set(paths(table))
     former = table.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)
     removed = {unquote(path) for path in former}
-    files = file_system(location)
-    for info in _files(files):
-        if info.path in live or info.path.startswith(f"{LOG}/") or not _holds(location, files, info.path, words):
+    for info in listed(location):
+        if info.path in live or info.path.startswith(f"{LOG}/") or not _holds(location, info.path, words):
             continue
         if info.path not in removed and _is_young(info, now):
             purge.waiting.append(f"{location.name}/{info.path}")
             continue
-        files.delete_file(info.path)
+        file_system(location).delete_file(info.path)
         purge.files.append(f"{location.name}/{info.path}")
 
 
@@ -77,43 +74,32 @@ def _is_young(info: Any, now: datetime | None) -> bool:
     return now is not None and (info.mtime is None or now - info.mtime.astimezone(UTC) < _UNDER_WAY)
 
 
-def _files(files: Any) -> Iterator[Any]:
-    selector = pafs.FileSelector("", recursive=True, allow_not_found=True)
-    return (info for info in files.get_file_info(selector) if info.is_file)
-
-
-def _holds(location: Location, files: Any, path: str, words: Words) -> bool:
+def _holds(location: Location, path: str, words: Words) -> bool:
     if isinstance(location, Path):
         return search_file(location / path, words) is not None
-    return search_buffer(_read(files, path), words) is not None
-
-
-def _read(files: Any, path: str) -> bytes:
-    with files.open_input_file(path) as handle:
-        return handle.read()
+    return search_buffer(read_file(location, path), words) is not None
 
 
 def _purge_log(location: Location, words: Words, purge: Purge) -> None:
-    files = file_system(location)
-    for info in _files(files):
-        if not info.path.startswith(f"{LOG}/") or not _holds(location, files, info.path, words):
+    for info in listed(location, LOG):
+        if not _holds(location, info.path, words):
             continue
-        data = _read(files, info.path)
+        data = read_file(location, info.path)
         if info.path.endswith(".json"):
             data = without_words(data, words)
         elif info.path.endswith(".parquet"):
             data = checkpoint_without_words(data, words)
         else:
             continue
-        _write(location, files, info.path, data)
+        _write(location, info.path, data)
         purge.log_files.append(f"{location.name}/{info.path}")
 
 
-def _write(location: Location, files: Any, path: str, data: bytes) -> None:
+def _write(location: Location, path: str, data: bytes) -> None:
     if isinstance(location, Path):
         write_bytes_atomic(location / path, data)
         return
-    with files.open_output_stream(path) as handle:
+    with file_system(location).open_output_stream(path) as handle:
         handle.write(data)
 
 

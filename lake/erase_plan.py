@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 
 from lake.erase_journal import Spot, belongs, find_spots, payloads, quarantined
 from lake.erase_search import Finding, Words, search_tree
-from lake.erase_tables import TableReach, find_rows, reach_of
+from lake.erase_tables import QUESTION_COLUMNS, TEXT_COLUMNS, TableReach, find_rows, reach_of
 from lake.erased_ids import id_hash
 from lake.errors import UnknownSubjectError
 from lake.journal.index import ID_FIELD
 from lake.lineage_files import AdapterRef, RowRef, adapters_of, dataset_folders, rejects_of, rows_of
+from lake.marks import TABLE_KINDS
 from lake.rules.shingles import normalise_question
 from lake.schemas.records import FrameKind
 from lake.settings import LakeSettings
@@ -28,11 +29,7 @@ from lake.settings import LakeSettings
 Kind = Literal["request", "key", "session"]
 FIELD: dict[str, str] = {"key": "key_id", "session": "session_id"}
 MIN_TEXT_BYTES = 24  # eight Hangul syllables: shorter texts are met by chance
-_TEXTS = (
-    "user_query", "llm_response_content", "session_id", "client_request_id", "comment", "corrected_answer",
-    "question", "answer", "original_answer",
-)  # fmt: skip
-_QUESTIONS = ("user_query", "question")
+_TEXTS = frozenset(column for table in TABLE_KINDS for column in TEXT_COLUMNS[table])  # records have the same fields
 
 
 @dataclass(slots=True)
@@ -146,7 +143,7 @@ def _follow(subject: Subject, paths: LakeSettings, journals: Iterable[Path]) -> 
 
 def _hear(subject: Subject, payload: Mapping[str, Any]) -> None:
     subject.texts |= {text for name in _TEXTS if isinstance(text := payload.get(name), str) and text}
-    subject.questions |= {text for name in _QUESTIONS if isinstance(text := payload.get(name), str) and text}
+    subject.questions |= {text for name in QUESTION_COLUMNS if isinstance(text := payload.get(name), str) and text}
 
 
 def find_reach(

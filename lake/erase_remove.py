@@ -27,7 +27,7 @@ from lake.journal.quarantine import kept
 from lake.journal.removal import removing
 from lake.lineage_files import dataset_folders
 from lake.marks import TABLE_KINDS, marker_id
-from lake.rules.shingles import question_key
+from lake.rules.shingles import question_keys
 from lake.schemas.records import FrameKind
 from lake.settings import LakeSettings
 from lake.split_store import SplitStore
@@ -159,7 +159,7 @@ def _forget_splits(paths: LakeSettings, questions: set[str]) -> int:
     if not paths.datasets_dir.is_dir():
         return 0
     alone = sorted(questions - shared_words(paths.lake_dir, Words(questions)))
-    return SplitStore(paths.datasets_dir).forget([question_key(question) for question in alone])
+    return SplitStore(paths.datasets_dir).forget(question_keys(alone))
 
 
 def _files(paths: LakeSettings, work: Work, words: Words, removal: Removal) -> None:

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lake.location import LakeDir
-from lake.storage import file_system, sizes
+from lake.storage import read_file, sizes
 
 MIN_WORD_BYTES = 8  # shorter ones are met by chance
 _FEW = 6  # so many patterns are looked for one by one, which is faster than an automaton
@@ -142,13 +142,11 @@ def search_lake(lake_dir: LakeDir, words: Words, tally: Tally | None = None) -> 
     if isinstance(lake_dir, Path):
         yield from search_tree(lake_dir, words, tally=tally)
         return
-    files = file_system(lake_dir)
     for path, size in sorted(sizes(lake_dir).items()):
         tally.files += 1
         tally.bytes += size
         try:
-            with files.open_input_file(path) as handle:
-                how = _search(handle.read(), words, None)
+            how = _search(read_file(lake_dir, path), words, None)
         except OSError:
             how = "unreadable"
         if how:

@@ -1,10 +1,9 @@
-"""Rows of an erased subject in the Delta tables: found, deleted in one commit a table, and their bytes taken away.
+"""Rows of an erased subject in the Delta tables: found, and deleted in one commit a table.
 
 Reads and writes the tables below `lake_dir`, local or on S3. What was journalled is deleted together with a count of
 the frames it was (`erased`, in the same commit), so that the ledger closes; each table that ingest fills gets a commit
-in any case, so that an ingest that decided before conflicts. `purge` removes files that no snapshot of now names, and
-takes the words out of the log: statistics and predicates of former commits. Invariant: a file that the newest
-snapshot names is never touched. Safe to kill and to repeat.
+in any case, so that an ingest that decided before conflicts. `lake/erase_log.py` takes the files and the log. Safe to
+kill and to repeat.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from lake.location import LakeDir
 from lake.marks import TABLE_KINDS, dropped_id
 from lake.storage import make_durable
 from lake.tables import WRITER, append, existing_table
+from lake.text import sql_text
 
 # Columns by which a row is of an erased id, the row's own id first.
 ID_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -173,7 +173,7 @@ def replace_days(
         table,
         rows,
         mode="overwrite",
-        predicate=f"date IN ({', '.join(_quoted(day) for day in days)})",
+        predicate=f"date IN ({', '.join(sql_text(day) for day in days)})",
         writer_properties=WRITER,
         commit_properties=CommitProperties(
             max_commit_retries=0,
@@ -182,10 +182,6 @@ def replace_days(
         post_commithook_properties=HOOKS,
     )
     make_durable(lake_dir / name, table.version())
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def shared_words(lake_dir: LakeDir, words: Words) -> set[str]:

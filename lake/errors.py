@@ -35,6 +35,11 @@ says what to do.
 from __future__ import annotations
 
 
+def says(error: object) -> str:
+    """What an exception of somebody else's code says, on one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]
+
+
 class MulleError(Exception):
     """Base of all; `str(error)` is one line for people, `detail` holds machine-readable facts."""
 

@@ -15,15 +15,11 @@ import pyarrow as pa
 import pyarrow.compute
 
 from lake.privacy.columns import mask_columns
+from lake.privacy.records import MASKED
 from lake.privacy.types import PII_TYPES
 
 pc: Any = pyarrow.compute  # has no type stubs
 
-MASKED = {
-    "requests": ("user_query", "llm_response_content", "error", "client_request_id"),
-    "reviews": ("question", "answer", "original_answer"),
-    "feedback": ("comment", "corrected_answer"),
-}
 _QUESTION, _HASH = "user_query", "prompt_sha256"
 
 

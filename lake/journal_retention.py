@@ -23,6 +23,7 @@ from lake.journal.quarantine import kept
 from lake.journal.reader import Segment, list_segments, list_workers
 from lake.journal.removal import removing
 from lake.journal.segments import LOCK_NAME
+from lake.ledger import open_halves
 from lake.location import LakeDir
 from lake.marks import TABLE_KINDS, Marks
 from lake.schemas.records import FrameKind
@@ -125,14 +126,8 @@ def _waiting(index: WorkerIndex, marks: Mapping[str, Marks], held: set[tuple[str
     """Names of segments with a record that its table's mark has not passed (pending ones among them); a second half
     may have been taken ahead of the mark.
     """
-    requests = index.entries[FrameKind.REQUEST]
     done = held | (marks["requests"].ahead(index.directory.name) or frozenset())
-    halves = [*requests, *index.repeats, *(one.response for one in requests if one.response is not None)]
-    found = {
-        half.segment.name
-        for half in halves
-        if half.offset >= marks["requests"].offset(half.segment.name) and (half.segment.name, half.offset) not in done
-    }
+    found = {half.segment.name for half in open_halves(index, marks["requests"], done)}
     for name, kind in TABLE_KINDS.items():
         if kind != FrameKind.REQUEST:
             of_table, entries = marks[name], index.entries[kind]

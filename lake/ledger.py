@@ -9,7 +9,7 @@ committed together with the rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
@@ -25,11 +25,9 @@ from lake.journal.index import Bad, Entry, WorkerIndex, index_worker
 from lake.journal.quarantine import kept
 from lake.journal.reader import list_workers
 from lake.location import LakeDir
-from lake.marks import DROP_REASONS, TABLE_KINDS, Marks, marker_id, progress_of
+from lake.marks import DROP_REASONS, TABLE_KINDS, Marks, progress_of
 from lake.schemas.records import FrameKind
 from lake.tables import read_columns
-
-__all__ = ["TABLE_KINDS", "Audit", "Ledger", "audit", "marker_id"]
 
 _BLOCK_ROWS, _BLOCK_BYTES = 50_000, 64 << 20  # of what is looked at at once
 
@@ -180,19 +178,22 @@ def _pend(found: Iterable[Entry | Bad | None], held: Places, ledger: Ledger) -> 
             ledger.pending += (one.segment.name, one.offset) not in held
 
 
+def open_halves(index: WorkerIndex, requests: Marks, done: Places) -> Iterator[Entry]:
+    """Halves that the mark of `requests` has not passed and that are not `done` (in quarantine, or taken ahead)."""
+    entries = index.entries[FrameKind.REQUEST]
+    answers = (one.response for one in entries if one.response is not None)
+    for half in chain(entries, index.repeats, answers):
+        if half.offset >= requests.offset(half.segment.name) and (half.segment.name, half.offset) not in done:
+            yield half
+
+
 def _count_anew(
     index: WorkerIndex, marks: Mapping[str, Marks], progress: Progress, held: Places, ledger: Ledger
 ) -> None:
     """Journalled: every frame on disk. Pending: those that no table has passed, taken ahead, or put into quarantine."""
     ledger.journalled = index.journalled
     ledger.quarantined = sum(1 for place in held - index.forgotten if place[0] in index.ends)
-    requests = marks["requests"]
-    halves = [*index.entries[FrameKind.REQUEST], *index.repeats]
-    halves += [entry.response for entry in index.entries[FrameKind.REQUEST] if entry.response is not None]
-    done = held | progress.ahead
-    for half in halves:
-        place = (half.segment.name, half.offset)
-        ledger.pending += half.offset >= requests.offset(half.segment.name) and place not in done
+    ledger.pending += sum(1 for _ in open_halves(index, marks["requests"], held | progress.ahead))
     ledger.pending += sum(1 for bad in index.bad if (bad.segment.name, bad.offset) not in held)
     for name, kind in TABLE_KINDS.items():
         if kind != FrameKind.REQUEST:

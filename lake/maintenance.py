@@ -18,7 +18,7 @@ import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from lake.errors import IngestError
+from lake.errors import IngestError, says
 from lake.evolution import HOOKS
 from lake.location import LakeDir, Location
 from lake.retention import RetentionSettings
@@ -88,7 +88,7 @@ def maintain_table(
             remove(location, old)
     except (DeltaError, OSError) as error:
         raise IngestError(
-            f"The table {name} can't be maintained ({' '.join(str(error).split())[:200]}): check the disk or the S3 "
+            f"The table {name} can't be maintained ({says(error)}): check the disk or the S3 "
             "server, then run it again; nothing that is needed was removed.",
             table=name,
         ) from error

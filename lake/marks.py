@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import orjson
 from deltalake import DeltaTable
 
-from lake.errors import SetupError
+from lake.errors import SetupError, says
 from lake.journal.blocks import Progress, WorkerScan
 from lake.location import LakeDir
 from lake.schemas.records import FrameKind
@@ -64,9 +64,8 @@ class Marks:
         try:
             self.versions = transactions(self.lake_dir / self.name, self.table.version())
         except (OSError, ValueError) as error:
-            said = " ".join(str(error).split())[:200]
             raise SetupError(
-                f"The log of the table {self.lake_dir / self.name} can't be read ({said}): check the disk; "
+                f"The log of the table {self.lake_dir / self.name} can't be read ({says(error)}): check the disk; "
                 "restore the table's _delta_log from a copy if it is damaged."
             ) from error
 

@@ -58,9 +58,14 @@ def commit_name(version: int) -> str:
 
 def read_commit(location: Location, version: int) -> bytes:
     """The actions of a commit, one JSON object a line. Raises `OSError`, also where maintenance removed it."""
+    return read_file(location, commit_name(version))
+
+
+def read_file(location: Location, path: str) -> bytes:
+    """The bytes of a file below the location. Raises `OSError`."""
     if isinstance(location, Path):
-        return (location / commit_name(version)).read_bytes()
-    with file_system(location).open_input_file(commit_name(version)) as handle:
+        return (location / path).read_bytes()
+    with file_system(location).open_input_file(path) as handle:
         return handle.read()
 
 
@@ -76,10 +81,8 @@ def transactions(location: Location, version: int) -> dict[str, int]:
     its log anew for each one that it is asked for. Raises `OSError` where the log has a gap, `ValueError` for damage.
     """
     files = file_system(location)
-    listed = files.get_file_info(pafs.FileSelector(LOG, allow_not_found=True))
-    checkpoints = [
-        int(name.split(".", 1)[0]) for one in listed if (name := one.base_name).endswith(".checkpoint.parquet")
-    ]
+    names = [one.base_name for one in listed(location, LOG)]
+    checkpoints = [int(name.split(".", 1)[0]) for name in names if name.endswith(".checkpoint.parquet")]
     found: dict[str, int] = {}
     start = 0
     if known := [at for at in checkpoints if at <= version]:
@@ -98,10 +101,15 @@ def paths(table: DeltaTable) -> list[str]:
     return sorted(unquote(path) for path in added.column("path").to_pylist())
 
 
+def listed(location: Location, folder: str = "") -> list[Any]:
+    """Files below a folder there (path, base_name, size, mtime), at any depth; none where it does not exist."""
+    selector = pafs.FileSelector(folder, recursive=True, allow_not_found=True)
+    return [one for one in file_system(location).get_file_info(selector) if one.is_file]
+
+
 def sizes(location: Location) -> dict[str, int]:
     """Path below the location to bytes, of every file there; empty where there is none."""
-    selector = pafs.FileSelector("", recursive=True, allow_not_found=True)
-    return {one.path: one.size or 0 for one in file_system(location).get_file_info(selector) if one.is_file}
+    return {one.path: one.size or 0 for one in listed(location)}
 
 
 def make_durable(location: Location, version: int) -> None:

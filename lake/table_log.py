@@ -15,12 +15,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from lake.location import Location
-from lake.storage import LOG, file_system
+from lake.storage import LOG, file_system, listed
 
 _NUMBERED = re.compile(r"^(\d{20})\.(json|checkpoint\.parquet|crc)$")
 _LEFTOVER = re.compile(r"\.(tmp|broken)$|#\d+$")
@@ -43,10 +42,9 @@ class LogFile:
 def log_files(location: Location) -> list[LogFile]:
     """The numbered files of the log, and leftovers."""
     found: list[LogFile] = []
-    infos: Any = file_system(location).get_file_info(pafs.FileSelector(LOG, allow_not_found=True))
-    for one in infos:
+    for one in listed(location, LOG):
         match = _NUMBERED.match(one.base_name)
-        if not one.is_file or not (match or _LEFTOVER.search(one.base_name)):
+        if one.path != f"{LOG}/{one.base_name}" or not (match or _LEFTOVER.search(one.base_name)):
             continue
         time = datetime.fromtimestamp((one.mtime_ns or 0) / 1e9, UTC)
         version, kind = (int(match[1]), match[2]) if match else (None, "leftover")

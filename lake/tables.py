@@ -24,7 +24,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, WriterPropertie
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError, TableNotFoundError
 from ulid import ULID
 
-from lake.errors import CommitConflictError, CommitUnknownError, IngestError, SetupError
+from lake.errors import CommitConflictError, CommitUnknownError, IngestError, SetupError, says
 from lake.evolution import HOOKS, PARTITION_COLUMN, create, mend, widen
 from lake.location import LakeDir, Location
 from lake.schemas.tables import TABLES
@@ -59,8 +59,8 @@ def open_table(lake_dir: LakeDir, name: str) -> DeltaTable:
             if not mended and mend(location):
                 mended = True
                 continue
-            raise SetupError(f"The table at {location} can't be opened ({_short(broken)}): {_CHECK}.") from broken
-    raise SetupError(f"The table at {location} can't be created ({_short(error)}): {_CHECK}.") from error
+            raise SetupError(f"The table at {location} can't be opened ({says(broken)}): {_CHECK}.") from broken
+    raise SetupError(f"The table at {location} can't be created ({says(error)}): {_CHECK}.") from error
 
 
 _CHECK = "check the disk, or the address and keys of the S3 server"
@@ -72,7 +72,7 @@ def _create(location: Location, name: str) -> None:
     except (CommitFailedError, TableNotFoundError):  # another process was first
         pass
     except (OSError, DeltaError) as broken:
-        raise SetupError(f"The table at {location} can't be created ({_short(broken)}): {_CHECK}.") from broken
+        raise SetupError(f"The table at {location} can't be created ({says(broken)}): {_CHECK}.") from broken
 
 
 def existing_table(lake_dir: LakeDir, name: str, version: int | None = None) -> DeltaTable | None:
@@ -87,7 +87,7 @@ def existing_table(lake_dir: LakeDir, name: str, version: int | None = None) -> 
         return None
     except (OSError, DeltaError) as broken:
         at = "" if version is None else f" at version {version}"
-        raise SetupError(f"The table at {location} can't be read{at} ({_short(broken)}): {_CHECK}.") from broken
+        raise SetupError(f"The table at {location} can't be read{at} ({says(broken)}): {_CHECK}.") from broken
 
 
 def to_arrow(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -108,7 +108,7 @@ def to_arrow(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     try:
         data = pa.Table.from_pylist(full, schema=schema)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise IngestError(f"A row does not fit the table {name} ({_short(error)}): fix the caller.") from error
+        raise IngestError(f"A row does not fit the table {name} ({says(error)}): fix the caller.") from error
     _require_values(name, data)
     return data
 
@@ -143,7 +143,7 @@ def append(
         try:
             data = given.select(schema.names).cast(schema)
         except pa.ArrowException as error:
-            raise IngestError(f"The data does not fit the table {name} ({_short(error)}): fix the caller.") from error
+            raise IngestError(f"The data does not fit the table {name} ({says(error)}): fix the caller.") from error
         _require_values(name, data)
     else:
         data = to_arrow(name, rows)
@@ -187,7 +187,7 @@ def _commit(
             post_commithook_properties=HOOKS,
         )
     except SchemaMismatchError as error:
-        raise IngestError(f"The data does not fit the table {name} ({_short(error)}): fix the caller.") from error
+        raise IngestError(f"The data does not fit the table {name} ({says(error)}): fix the caller.") from error
     except (DeltaError, OSError) as error:
         version = _resolve(lake_dir / name, name, base, commit_id, error)
     else:
@@ -205,8 +205,8 @@ def _resolve(location: Location, name: str, base: int, commit_id: str, error: Ex
                 return version
     except (DeltaError, OSError) as unreadable:
         raise CommitUnknownError(
-            f"It is not known whether rows reached the table {name} ({_short(error)}; reading back: "
-            f"{_short(unreadable)}): {_CHECK}, then run it again.",
+            f"It is not known whether rows reached the table {name} ({says(error)}; reading back: "
+            f"{says(unreadable)}): {_CHECK}, then run it again.",
             table=name,
         ) from error
     if newest > base:
@@ -214,7 +214,7 @@ def _resolve(location: Location, name: str, base: int, commit_id: str, error: Ex
             f"Another process wrote the table {name} first; nothing was written: run it again.", table=name
         ) from error
     raise IngestError(
-        f"The table {name} can't be written ({_short(error)}): free some space or {_CHECK}, then run it again.",
+        f"The table {name} can't be written ({says(error)}): free some space or {_CHECK}, then run it again.",
         table=name,
     ) from error
 
@@ -224,7 +224,7 @@ def _make_durable(location: Location, version: int) -> None:
         make_durable(location, version)
     except OSError as error:
         raise CommitUnknownError(
-            f"Version {version} of {location} is written but may not survive a power cut ({_short(error)}): "
+            f"Version {version} of {location} is written but may not survive a power cut ({says(error)}): "
             "check the disk, then run it again.",
             table=location.name,
         ) from error
@@ -253,7 +253,7 @@ def read_columns(table: DeltaTable, columns: Any, only: pc.Expression | None = N
         return table.to_pyarrow_dataset().to_table(columns=columns, filter=only)
     except (OSError, ValueError, pa.ArrowException, DeltaError) as error:
         raise SetupError(
-            f"A data file of the table at {table.table_uri} can't be read ({_short(error)}): check the disk, and put "
+            f"A data file of the table at {table.table_uri} can't be read ({says(error)}): check the disk, and put "
             "the file back from a copy; nothing was written."
         ) from error
 
@@ -296,7 +296,3 @@ def _table(lake_dir: LakeDir, name: str, version: int | None) -> DeltaTable:
     if table is None:
         raise SetupError(f"There is no table at {lake_dir / name}: run the flow that writes it first.")
     return table
-
-
-def _short(error: Exception | None) -> str:
-    return " ".join(str(error).split())[:200]

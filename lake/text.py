@@ -31,3 +31,8 @@ def detect_lang(text: str) -> Lang:
 def sha256_text(text: str) -> str:
     """Hex sha256 of the UTF-8 bytes."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def sql_text(text: str) -> str:
+    """A text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"

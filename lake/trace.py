@@ -14,24 +14,14 @@ from typing import Any, Protocol
 
 from lake.errors import AdapterError, DatasetError, UnknownSubjectError
 from lake.lineage_files import AdapterRef, RowRef, adapters_of, all_adapters, dataset_folders, rejects_of, rows_of
-from lake.location import LakeDir
-from lake.lookup import FoundRequest, find_request
+from lake.lookup import FoundRequest, LookupPaths, find_request
 from lake.withdrawn import is_withdrawn
 
 SOURCES_SHOWN = 20  # of a dataset's source requests, unless more are asked for
 
 
-class TracePaths(Protocol):
-    """What a trace needs of `LakeSettings`."""
-
-    @property
-    def journal_dir(self) -> Path: ...
-
-    @property
-    def private_journal_dir(self) -> Path: ...
-
-    @property
-    def lake_dir(self) -> LakeDir: ...
+class TracePaths(LookupPaths, Protocol):
+    """What a trace needs of `LakeSettings` beside what a look-up does."""
 
     @property
     def datasets_dir(self) -> Path: ...

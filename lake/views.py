@@ -22,13 +22,14 @@ import duckdb
 import polars as pl
 from deltalake import DeltaTable
 
-from lake.errors import InputError, MulleError, SetupError
+from lake.errors import InputError, MulleError, SetupError, says
 from lake.evolution import recorded_version
 from lake.location import LakeDir, S3Location
 from lake.schemas.tables import TABLES
 from lake.settings import LakeSettings
 from lake.storage import paths
 from lake.tables import dataset, existing_table, scan
+from lake.text import sql_text
 
 
 def tables_there(lake_dir: LakeDir) -> dict[str, DeltaTable]:
@@ -64,7 +65,7 @@ def views_sql(lake_dir: LakeDir, *, delta: bool = False) -> str:
         lines.append("INSTALL httpfs;")
         lines.append("LOAD httpfs;")
     for name, table in tables_there(lake_dir).items():
-        source = f"delta_scan({_text(str(_absolute(lake_dir / name)))})" if delta else _files(lake_dir / name, table)
+        source = f"delta_scan({sql_text(str(_absolute(lake_dir / name)))})" if delta else _files(lake_dir / name, table)
         columns = ", ".join(f'"{column}"' for column in TABLES[name].names)
         # The empty part brings in columns that no file has yet, with their types.
         empty = f"SELECT {_nulls(name)} WHERE false"
@@ -78,7 +79,7 @@ def _absolute(location: LakeDir) -> LakeDir:
 
 
 def _files(location: LakeDir, table: DeltaTable) -> str:
-    files = ", ".join(_text(f"{_absolute(location)}/{path}") for path in paths(table))
+    files = ", ".join(sql_text(f"{_absolute(location)}/{path}") for path in paths(table))
     options = "union_by_name = true, hive_partitioning = true, hive_types = {'date': VARCHAR}"
     return f"read_parquet([{files}], {options})" if files else ""
 
@@ -88,10 +89,6 @@ def _nulls(name: str) -> str:
         empty = connection.from_arrow(TABLES[name].empty_table())
         types = zip(empty.columns, empty.types, strict=True)
         return ", ".join(f'NULL::{kind} AS "{column}"' for column, kind in types)
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def write_file(lake_dir: LakeDir, path: Path) -> int:
@@ -104,7 +101,7 @@ def write_file(lake_dir: LakeDir, path: Path) -> int:
             connection.execute(sql)
         temporary.replace(path)
     except (OSError, duckdb.Error) as error:
-        raise SetupError(f"The DuckDB file {path} can't be written ({' '.join(str(error).split())[:200]}).") from error
+        raise SetupError(f"The DuckDB file {path} can't be written ({says(error)}).") from error
     finally:
         temporary.unlink(missing_ok=True)
     return sql.count("CREATE OR REPLACE VIEW")

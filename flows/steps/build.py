@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from flows.steps.build_config import BuildConfig
@@ -43,11 +44,11 @@ from lake.prompt import PromptBuilder
 from lake.rules.caps import ROW, apply_limits
 from lake.rules.certificate import touching
 from lake.rules.depth import Lineage
-from lake.rules.label import REJECTS, choose
+from lake.rules.label import REJECTS, choose, reject_rows
 from lake.rules.shingles import shingle
 from lake.rules.split import assign, draw
 from lake.rules.stale import Catalog, stale_rows
-from lake.schemas.rows import Reject, RetrievalFailure, Tool
+from lake.schemas.rows import SPLITS, Reject, RetrievalFailure, Tool
 from lake.split_store import SplitStore, one_at_a_time
 
 __all__ = ["BuildConfig", "BuildInputs", "read_test_questions", "run_build"]
@@ -240,21 +241,17 @@ class _Build:
         """
         with timed(self.seconds, "limit"):
             placed, dropped = apply_limits(placed, self.config.limits)
-            self._reject(dropped.rename({"sample": "question"}))
-            asked = shingle(self.tests)
-            near = pl.Series(
-                touching(shingle(placed["question"].to_list()), asked, self.config.near_duplicate_threshold)
-            )
+            self.rejects.append(dropped)
+            sets, threshold = shingle(placed["question"].to_list()), self.config.near_duplicate_threshold
+            near = touching(sets, shingle(self.tests), threshold)
             self._reject(placed.filter(near).with_columns(reason=pl.lit("near_test")))
-            placed = placed.filter(~near)
-            sides = [placed.filter(pl.col("split") == side) for side in ("train", "holdout")]
-            train, holdout = (shingle(side["question"].to_list()) for side in sides)
-            near = pl.Series(touching(train, holdout, self.config.near_duplicate_threshold))
-            self._reject(sides[0].filter(near).with_columns(reason=pl.lit("bridges_split")))
-            return pl.concat([sides[0].filter(~near), sides[1]])
+            train, holdout = (np.flatnonzero(~near & (placed["split"] == side).to_numpy()) for side in SPLITS)
+            bridges = touching(sets.take(train), sets.take(holdout), threshold)
+            self._reject(placed[train[bridges]].with_columns(reason=pl.lit("bridges_split")))
+            return placed[np.concatenate([train[~bridges], holdout])]
 
     def _reject(self, rows: pl.DataFrame) -> None:
-        self.rejects.append(rows.select("source_id", "reason", sample="question"))
+        self.rejects.append(reject_rows(rows, "source_id", pl.col("reason"), "question"))
 
     def _write(self, placed: pl.DataFrame, names: set[str], spool: Spool) -> Dataset:
         tests, given = self.tests, self.given

@@ -18,7 +18,7 @@ from lake.files import canonical_json, sha256_bytes
 from lake.prompt import PromptBuilder
 from lake.rules import clean
 from lake.rules.depth import Lineage
-from lake.rules.ground import NameFinder, comparable_name, grounded, repaired, right_tool
+from lake.rules.ground import NameFinder, called, comparable_name, grounded, repaired, right_tool
 from lake.rules.injection import injects
 from lake.rules.label import to_item
 from lake.rules.pairs import answer_key, check_pair
@@ -29,7 +29,6 @@ from lake.schemas.rows import DatasetRow, LabelSource, Reject, RetrievalFailure,
 from lake.text import detect_lang, nfc
 
 Row = Mapping[str, Any]
-PEOPLE = frozenset({"golden", "correction"})  # who may say that the right tool was not retrieved
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +170,7 @@ def judge(
         return reject("bad_question")
     right = _right_tools(candidate, known)
     fine, reason = right_tool(right, items, prompt.used_ids)
-    if reason == "not_retrieved" and source in PEOPLE:
+    if reason == "not_retrieved" and source in clean.BY_PEOPLE:
         return _failure(candidate, right)
     if not fine:
         return reject(reason)
@@ -201,7 +200,7 @@ def judge(
 
 def _right_tools(candidate: Candidate, known: Known) -> list[str]:
     """The label's tools; where a person did not note them, those that the answer names."""
-    if candidate.tools or candidate.label_source not in PEOPLE:
+    if candidate.tools or candidate.label_source not in clean.BY_PEOPLE:
         return candidate.tools
     return _tools_of(candidate.answer, candidate.retrieved_items) or sorted(known.named_by(candidate.answer))
 
@@ -230,7 +229,7 @@ def _tools_of(answer: str, shown: Sequence[RetrievedItem]) -> list[str]:
     """Ids of the shown tools that an answer recommends."""
     parsed = house_style.parse(answer)
     if parsed is not None:
-        return [item.id for item in shown if parsed.name and comparable_name(item.name) == comparable_name(parsed.name)]
+        return [item.id for item in called(shown, parsed.name)] if parsed.name else []
     named = NameFinder(item.name for item in shown).find(answer)
     return [item.id for item in shown if item.name in named]
 

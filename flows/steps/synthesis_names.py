@@ -1,7 +1,7 @@
 """Tool names found in a text, out of catalogues of any size: as hashes, 8 bytes a name.
 
 A name counts where it stands as a whole word, as written; a Korean particle may follow it (as in `lake.rules.ground`,
-whose pattern of all names would not fit a large catalogue). The longest name wins (`Google Docs` is not `Google`).
+whose finder keeps the names themselves, a hundred bytes each). The longest name wins (`Google Docs` is not `Google`).
 """
 
 from __future__ import annotations

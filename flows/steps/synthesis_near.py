@@ -13,7 +13,7 @@ import polars as pl
 
 from lake.location import LakeDir
 from lake.rules.near import NearIndex
-from lake.rules.shingles import Shingles, concatenate, question_key, shingle
+from lake.rules.shingles import Shingles, concatenate, question_keys, shingle
 from lake.tables import scan
 
 BATCH = 50_000
@@ -35,10 +35,10 @@ def too_near(questions: Sequence[str], others: Iterable[tuple[str, Sequence[str]
     of its own kind (`duplicate`).
     """
     own = shingle(questions)
-    keys = [question_key(text) for text in questions]
+    keys = question_keys(questions)
     found: dict[int, str] = {}
     for reason, batch in others:
-        known = {question_key(text) for text in batch}
+        known = set(question_keys(batch))
         index = NearIndex(concatenate([own, shingle(batch)]), threshold)
         touched = index.touching(np.arange(len(own)), len(own) + np.arange(len(batch)))
         for place, key in enumerate(keys):

@@ -15,14 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
-
-import polars as pl
+from typing import Any
 
 from flows.steps.asking import Asker, ChatClient, LlmAsk, Reply
 from flows.steps.budget import FREE, Budget, Prices
 from flows.steps.build_read import read_test_questions
-from flows.steps.rejects import store_rejects
+from flows.steps.run_rows import store_rejects, store_rows
 from flows.steps.synthesis_asks import KINDS, Ask, Form, choose_asks
 from flows.steps.synthesis_judge import JUDGE_VERSION, judge_ask, read_verdict
 from flows.steps.synthesis_near import read_questions
@@ -33,16 +31,13 @@ from flows.steps.teach import CACHE_FILE, check_run_id, patient_client
 from lake.answer_cache import AnswerCache
 from lake.errors import BackendError, InputError
 from lake.location import LakeDir
-from lake.privacy.records import mask_records
 from lake.progress import Progress
 from lake.prompt import PromptBuilder
 from lake.schemas.rows import Tool
-from lake.tables import append, scan
 from serving.backends import Backend
 
 JUDGE_CACHE_FILE = "judge.sqlite"
 _JUDGE_TOKENS = 120
-_STORED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +160,8 @@ def run_synthesize(
         rows, refused, judged = _judge(rows, judge, work_dir, run_id, make_client, progress_path, log, pause_s)
         drops += refused
     source = f"llm:{backend.model}"
-    written = mask_records("synthetic", [row.stored(run_id, source) for row in rows], mask_off)
-    stored = _store(lake_dir, run_id, written)
+    written = [row.stored(run_id, source) for row in rows]
+    stored = store_rows(lake_dir, "synthetic", "synthetic_id", run_id, written, mask_off)
     store_rejects(lake_dir, run_id, "synthesize", [drop.reject for drop in drops], mask_off)
     returned = [reply.answer for reply in replies if reply.answer is not None]
     return {
@@ -259,16 +254,6 @@ def _judge(
             drops.append(Drop.of(row.ask, reason, f"{row.prompt.question} / {row.answer}"))
     facts = {"model": model, "version": JUDGE_VERSION, "said": dict(sorted(said.items()))}
     return kept, drops, facts | {"tokens": budget.tokens, "cost": round(budget.cost, 6)}
-
-
-def _store(lake_dir: LakeDir, run_id: str, rows: Sequence[dict[str, Any]]) -> int:
-    """Append what this run has not stored yet; the number of new rows."""
-    own = scan(lake_dir, "synthetic").filter(pl.col("run_id") == run_id)
-    there = set(cast("list[str]", own.select("synthetic_id").collect()["synthetic_id"].to_list()))
-    new = [row for row in rows if row["synthetic_id"] not in there]
-    for start in range(0, len(new), _STORED_AT_ONCE):
-        append(lake_dir, "synthetic", new[start : start + _STORED_AT_ONCE])
-    return len(new)
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:

@@ -18,13 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
-
-import polars as pl
+from typing import Any
 
 from flows.steps.asking import Asker, ChatClient, LlmAsk, Reply
 from flows.steps.budget import Budget
-from flows.steps.rejects import store_rejects
+from flows.steps.run_rows import store_rejects, store_rows
 from flows.steps.teach_prompt import TEACH_VERSION, Label, make_label, messages, schema, shown_items
 from flows.steps.teach_select import Plan, make_plan, read_requests
 from flows.teacher_settings import TeacherSettings
@@ -32,13 +30,11 @@ from lake.answer_cache import AnswerCache
 from lake.errors import InputError, QuestionError
 from lake.files import canonical_json, sha256_bytes
 from lake.location import LakeDir
-from lake.privacy.records import mask_records
 from lake.progress import Progress
 from lake.prompt import Prompt, PromptBuilder
 from lake.rules.label import to_item
 from lake.schemas.records import RetrievedItem
 from lake.schemas.rows import EvalCase, Reject
-from lake.tables import append, scan
 from lake.text import detect_lang
 from serving.backends import Backend
 from serving.client import LLMClient
@@ -250,11 +246,7 @@ def _take(reply: Reply, question: _Open, asker: Asker, run_id: str, outcome: _Ou
 def _store(lake_dir: LakeDir, run_id: str, outcome: _Outcome) -> None:
     """Append what this run has not stored yet."""
     if outcome.labels:
-        own = scan(lake_dir, "teacher_labels").filter(pl.col("run_id") == run_id)
-        there = set(cast("list[str]", own.select("label_id").collect()["label_id"].to_list()))
-        if new := [row for row in outcome.labels if row["label_id"] not in there]:
-            append(lake_dir, "teacher_labels", mask_records("teacher_labels", new, outcome.mask_off))
-            outcome.stored += len(new)
+        outcome.stored += store_rows(lake_dir, "teacher_labels", "label_id", run_id, outcome.labels, outcome.mask_off)
         outcome.labels = []
     if outcome.rejects:
         store_rejects(lake_dir, run_id, "teach", outcome.rejects, outcome.mask_off)

@@ -16,7 +16,7 @@ from lake.errors import InputError
 from lake.files import read_json, write_json_atomic
 from lake.location import LakeDir
 from lake.review_queue import open_items
-from lake.rules.shingles import question_key
+from lake.rules.shingles import question_keys
 from lake.rules.split import draw
 from lake.schemas.rows import EvalCase
 from lake.tables import scan
@@ -57,7 +57,7 @@ def choose(lake_dir: LakeDir, model: str, order: str, limit: int, seed: int, tes
     queue = open_items(lake_dir, tests=tests)
     counts = Counter({f"queue_{name}": number for name, number in queue.counts.items()})
     labelled = scan(lake_dir, "teacher_labels").filter(pl.col("model") == model).select("question").collect()
-    taught = {question_key(text) for text in cast("list[str]", labelled["question"].to_list())}
+    taught = set(question_keys(labelled["question"].to_list()))
     said = scan(lake_dir, "feedback").filter(pl.col("corrected_answer").fill_null("").str.strip_chars() != "")
     corrected = set(cast("list[str]", said.select("request_id").collect()["request_id"].to_list()))
     rows = queue.items.select("request_id", "key", "asked").rows()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lake.journal.frames import Damage, Frame, bulk_scan
-from lake.journal.index import ID_FIELD, Bad, Entry, failed_ranges
+from lake.journal.index import ID_FIELD, Bad, Entry, failed_ranges, why_no_record
 from lake.journal.reader import Segment, is_worker_alive, list_segments, parse_payload
 from lake.schemas.records import ErasedAs, FrameKind
 
@@ -339,11 +339,5 @@ class WorkerScan:
 
 
 def _reason(kind: int, flags: int, payload: bytes) -> str:
-    """Why a frame is no record; as `lake/journal/index.py` says it."""
-    if kind not in ID_FIELD:
-        return "unknown_kind"
-    if flags:
-        return "unknown_flags"
-    if parse_payload(Frame(0, 0, kind, 0, 0, payload)) is None:
-        return "not_json"
-    return f"no_{ID_FIELD[kind]}"
+    """Why a frame is no record. One that only looked unlike one has its id missing or of another type."""
+    return why_no_record(kind, flags, parse_payload(Frame(0, 0, kind, 0, 0, payload))) or f"no_{ID_FIELD[kind]}"

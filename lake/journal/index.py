@@ -132,17 +132,8 @@ def _add(
     payload: dict[str, Any] | None,
     pruned_before: int,
 ) -> None:
-    id_field = ID_FIELD.get(frame.kind)
-    key = payload.get(id_field) if payload is not None and id_field else None
-    reason = ""
-    if id_field is None:
-        reason = "unknown_kind"
-    elif frame.flags:
-        reason = "unknown_flags"
-    elif payload is None:
-        reason = "not_json"
-    elif not isinstance(key, str) or not key:
-        reason = f"no_{id_field}"
+    key = payload.get(ID_FIELD.get(frame.kind, "")) if payload is not None else None
+    reason = why_no_record(frame.kind, frame.flags, payload)
     request = requests.get(key) if isinstance(key, str) else None
     if not reason and payload and frame.kind == FrameKind.RESPONSE and request is None:
         asked = payload.get("request_seq")
@@ -170,6 +161,19 @@ def _add(
         requests.setdefault(key, entry)
         time = payload.get("timestamp")
         entry.timestamp = time if isinstance(time, str) else ""
+
+
+def why_no_record(kind: int, flags: int, payload: dict[str, Any] | None) -> str:
+    """Why a frame with this payload (None: no object) is no record of ours; empty where it is one."""
+    id_field = ID_FIELD.get(kind)
+    if id_field is None:
+        return "unknown_kind"
+    if flags:
+        return "unknown_flags"
+    if payload is None:
+        return "not_json"
+    key = payload.get(id_field)
+    return "" if isinstance(key, str) and key else f"no_{id_field}"
 
 
 def _add_erased(index: WorkerIndex, frame: Frame) -> None:

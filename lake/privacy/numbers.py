@@ -16,10 +16,7 @@ from ko_pii.checksum.business_reg_checksum import is_valid_checksum as business_
 from ko_pii.checksum.luhn import is_valid as luhn
 from ko_pii.patterns import driver_license, passport, rrn
 
-from lake.privacy.types import Span
-
-# What may stand between the groups of one number.
-_SEP = r"[ \t]?[\-./~_:,)(|*+\\]?[ \t]{0,2}"
+from lake.privacy.types import SEP, Span
 
 
 def _near(text: str, start: int, words: re.Pattern[str], before: int = 36, after: int = 0, end: int = 0) -> bool:
@@ -32,7 +29,7 @@ def _near(text: str, start: int, words: re.Pattern[str], before: int = 36, after
 # ---- resident and foreigner numbers, US social security numbers
 
 _RESIDENT = re.compile(
-    rf"(?<![0-9])([0-9]{{2}}{_SEP}[0-9]{{2}}{_SEP}[0-9]{{2}})(?:{_SEP}|\n?[ ]*[\-–]\n?[ ]*)"
+    rf"(?<![0-9])([0-9]{{2}}{SEP}[0-9]{{2}}{SEP}[0-9]{{2}})(?:{SEP}|\n?[ ]*[\-–]\n?[ ]*)"
     rf"([0-9][0-9 ]{{0,1}}[0-9]{{5,6}}[0-9]?)(?![0-9])"
 )
 _HIDDEN = re.compile(r"(?<![0-9])([0-9]{6}) ?- ?([0-9*•xX●○])[*•xX●○]{5,6}")
@@ -153,7 +150,7 @@ _PASSPORT_ANY = re.compile(
     r"((?=[A-Za-z\-]{0,3}[ ]?[0-9])[A-Za-z]{0,2}[ \-]?[0-9][A-Za-z0-9 \-]{4,10}[0-9A-Za-z])(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
-_LICENCE = re.compile(rf"(?<![0-9])(1[1-9]|2[0-8]){_SEP}([0-9]{{2}}){_SEP}([0-9]{{6}}){_SEP}([0-9]{{2}})(?![0-9])")
+_LICENCE = re.compile(rf"(?<![0-9])(1[1-9]|2[0-8]){SEP}([0-9]{{2}}){SEP}([0-9]{{6}}){SEP}([0-9]{{2}})(?![0-9])")
 _LICENCE_REGION = re.compile(
     r"(?:서울|부산|대구|인천|광주|대전|울산|세종|경기(?:남부|북부)?|강원|충북|충남|전북|전남|경북|경남|제주)"
     r"[ ]?-?[ ]?[0-9]{2}[ ]?-[ ]?[0-9]{6}[ ]?-[ ]?[0-9]{2}(?![0-9])"

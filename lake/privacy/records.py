@@ -11,7 +11,11 @@ from typing import Any
 
 from lake.privacy.mask import mask
 
-FREE_TEXT: dict[str, tuple[str, ...]] = {
+# Free text of people and models by table: what is masked before a row is written, by whatever way.
+MASKED: dict[str, tuple[str, ...]] = {
+    "requests": ("user_query", "llm_response_content", "error", "client_request_id"),
+    "reviews": ("question", "answer", "original_answer"),
+    "feedback": ("comment", "corrected_answer"),
     "synthetic": ("question", "answer"),
     "teacher_labels": ("question", "answer"),
     "rejects": ("sample",),
@@ -20,12 +24,12 @@ FREE_TEXT: dict[str, tuple[str, ...]] = {
 
 
 def mask_records(table: str, rows: Sequence[Mapping[str, Any]], off: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """`rows` of a table of `FREE_TEXT` with its free text masked; types in `off` stay. Changes no given row."""
+    """`rows` of a table of `MASKED` with its free text masked; types in `off` stay. Changes no given row."""
     left = frozenset(off)
     return [
         {
             **row,
-            **{name: mask(row[name], left).text for name in FREE_TEXT[table] if isinstance(row.get(name), str)},
+            **{name: mask(row[name], left).text for name in MASKED[table] if isinstance(row.get(name), str)},
         }
         for row in rows
     ]

@@ -33,6 +33,7 @@ PLACEHOLDERS: dict[str, str] = {
 
 PII_TYPES = tuple(PLACEHOLDERS)
 RANK = {kind: rank for rank, kind in enumerate(PII_TYPES)}
+SEP = r"[ \t]?[\-./~_:,)(|*+\\]?[ \t]{0,2}"  # what may stand between the groups of one number
 PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS.values())))
 
 

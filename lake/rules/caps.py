@@ -23,7 +23,8 @@ from math import floor
 
 import polars as pl
 
-from lake.rules.label import PRIORITY
+from lake.rules.clean import SERVED
+from lake.rules.label import PRIORITY, reject_rows
 
 ROW = {
     "row_id": pl.String,
@@ -39,7 +40,6 @@ ROW = {
     "category": pl.String,  # of the answer's first tool; empty where no tool suits
     "no_tool": pl.Boolean,
 }
-OWN = ("positive_feedback", "served")
 EXEMPT = ("golden", "synthetic")  # a reviewer's words, and rows that no key asked for
 
 
@@ -65,13 +65,13 @@ def apply_limits(rows: pl.DataFrame, limits: Limits) -> tuple[pl.DataFrame, pl.D
     """(rows that stay, rejects). `rows` has the columns of `ROW`; what stays is sorted by row id."""
     order = pl.col("label_source").replace_strict(PRIORITY, default=max(PRIORITY.values()) + 1, return_dtype=pl.Int64)
     left = rows.sort(order, "draw", "row_id")
-    dropped = [_rejects(rows.clear(), "")]
+    dropped = [reject_rows(rows.clear(), "source_id", "", "question")]
 
     def run(rules: Sequence[tuple[str, Rule]]) -> None:
         nonlocal left
         for reason, rule in rules:
             stays = rule(left)
-            dropped.append(_rejects(left.filter(~stays), reason))
+            dropped.append(reject_rows(left.filter(~stays), "source_id", reason, "question"))
             left = left.filter(stays)
 
     run(
@@ -89,7 +89,7 @@ def apply_limits(rows: pl.DataFrame, limits: Limits) -> tuple[pl.DataFrame, pl.D
 
 
 def _share_rules(limits: Limits) -> list[tuple[str, Rule]]:
-    own = pl.col("label_source").is_in(OWN) & (pl.col("generation") > 0)
+    own = pl.col("label_source").is_in(sorted(SERVED)) & (pl.col("generation") > 0)
     rules: list[tuple[str, Rule]] = [
         ("own_share", partial(_share, members=own, share=limits.own_share)),
         (
@@ -103,10 +103,6 @@ def _share_rules(limits: Limits) -> list[tuple[str, Rule]]:
     rules.append(("category_share", partial(_every_group, column="category", share=limits.category_share)))
     rules.append(("no_tool_share", partial(_share, members=pl.col("no_tool"), share=limits.no_tool_share)))
     return rules
-
-
-def _rejects(rows: pl.DataFrame, reason: str) -> pl.DataFrame:
-    return rows.select("source_id", reason=pl.lit(reason), sample="question")
 
 
 def _rank(frame: pl.DataFrame, column: str) -> pl.Series:

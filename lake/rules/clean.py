@@ -23,6 +23,7 @@ TEMPLATE_TOKENS = 16
 # What people wrote themselves, and what a model wrote: only the latter can be a refusal or cut off.
 MODEL_WRITTEN = frozenset({"teacher", "synthetic", "positive_feedback", "served"})
 SERVED = frozenset({"positive_feedback", "served"})
+BY_PEOPLE = frozenset({"golden", "correction"})
 
 _REFUSAL = re.compile(
     r"(?:죄송|미안|유감)(?:합니다|하지만|해요|하게도|스럽게도|스럽지만).{0,60}(?:없습니다|못합니다|어렵습니다|수\s*없|않습니다)"

@@ -36,6 +36,11 @@ def comparable_url(url: str) -> str:
     return f"{scheme.lower()}{separator}{host.lower()}{slash}{path}" if separator else bare
 
 
+def called(items: Iterable[RetrievedItem], name: str) -> list[RetrievedItem]:
+    """Those of `items` that bear the name."""
+    return [item for item in items if comparable_name(item.name) == comparable_name(name)]
+
+
 class NameFinder:
     """Finds names as whole words, case as written; Korean particles may follow a name directly.
 
@@ -107,10 +112,9 @@ def grounded(
         return False, "ungrounded"
     parsed = house_style.parse(answer)
     if parsed is not None and parsed.name is not None:
-        own = [item for item in shown if comparable_name(item.name) == comparable_name(parsed.name)]
+        own = called(shown, parsed.name)
         if not own:
-            elsewhere = any(comparable_name(item.name) == comparable_name(parsed.name) for item in retrieved)
-            return False, "not_shown" if elsewhere else "ungrounded"
+            return False, "not_shown" if called(retrieved, parsed.name) else "ungrounded"
         if parsed.url is not None and comparable_url(parsed.url) not in {comparable_url(item.url) for item in own}:
             return False, "ungrounded"
     elif parsed is None and not any(
@@ -131,7 +135,7 @@ def repaired(answer: str, retrieved: Sequence[RetrievedItem], shown_ids: Sequenc
     shown = [item for item in retrieved if item.id in set(shown_ids)]
     parsed = house_style.parse(answer)
     if parsed is not None:
-        own = [item for item in shown if parsed.name and comparable_name(item.name) == comparable_name(parsed.name)]
+        own = called(shown, parsed.name) if parsed.name else []
         if parsed.url is None or len(own) != 1 or not own[0].url:
             return answer, []
         if comparable_url(parsed.url) == comparable_url(own[0].url):

@@ -66,11 +66,6 @@ class Labelled:
     facts: dict[str, int]
 
 
-def no_rejects() -> pl.DataFrame:
-    """An empty frame of rejects."""
-    return pl.DataFrame(schema=REJECTS)
-
-
 def reject_rows(frame: pl.DataFrame, source_id: str, reason: pl.Expr | str, sample: str | None) -> pl.DataFrame:
     """Rows of `frame` as rejects; without `sample` they carry no text."""
     why = pl.lit(reason) if isinstance(reason, str) else reason

@@ -9,8 +9,6 @@ from __future__ import annotations
 from lake.rules import clean
 from lake.rules.clean import Verdict
 
-PREFERRED = frozenset({"golden", "correction"})
-
 
 def answer_key(text: str) -> str:
     """Equal for answers that differ in case and spaces only."""
@@ -22,7 +20,7 @@ def check_pair(
     names: tuple[str, ...] = (),
 ) -> Verdict:  # fmt: skip
     """Whether `served` is a rejected answer to learn from: no_preference, same_answer, or a reason of cleaning."""
-    if label_source not in PREFERRED:
+    if label_source not in clean.BY_PEOPLE:
         return False, "no_preference"
     return clean.first_failure(
         clean.outcome(outcome),

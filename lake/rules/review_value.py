@@ -24,7 +24,7 @@ import polars as pl
 from lake import house_style
 from lake.rules.label import NEGATIVE_SCORE, POSITIVE_SCORE
 from lake.rules.near import NearIndex
-from lake.rules.shingles import question_key, shingle
+from lake.rules.shingles import question_keys, shingle
 
 BASE = 0.05
 WEIGHTS = {
@@ -87,7 +87,7 @@ def request_features(requests: pl.LazyFrame) -> pl.LazyFrame:
 def keyed(frame: pl.DataFrame, column: str = "question") -> pl.DataFrame:
     """The frame with `key`, the `question_key` of its texts; each distinct text is normalised once."""
     texts = frame.select(pl.col(column).unique(maintain_order=True))
-    keys = pl.Series("key", [question_key(text) for text in texts.to_series()], dtype=pl.String)
+    keys = pl.Series("key", question_keys(texts.to_series().to_list()), dtype=pl.String)
     return frame.join(texts.with_columns(keys), on=column, how="left", maintain_order="left")
 
 

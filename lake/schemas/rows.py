@@ -28,6 +28,7 @@ class Tool:
         return own or self.description
 
 
+SPLITS = ("train", "holdout")
 LabelSource = Literal["golden", "correction", "teacher", "positive_feedback", "synthetic", "served"]
 
 

@@ -18,6 +18,7 @@ from lake.rules.depth import Lineage
 from lake.schemas.records import RetrievedItem
 from lake.schemas.rows import Tool
 from lake.tables import append
+from tests.lake.question_words import WORDS as KOREAN
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 BUILDER = PromptBuilder(lambda text: len(text.split()), 200, 3)
@@ -29,28 +30,7 @@ TOOLS = {
 CATALOG = [Tool(item.id, item.name, item.description, item.url, item.category) for item in TOOLS.values()]
 CATALOG.append(Tool("notion", "Notion", "메모 도구입니다.", "https://notion.so", "메모"))
 GOOD = house_style.render("ko", "Slack", "업무용 메신저입니다.", "https://slack.com")
-WORDS = [
-    "화상",
-    "회의",
-    "녹화",
-    "메신저",
-    "디자인",
-    "편집",
-    "무료",
-    "팀",
-    "일정",
-    "공유",
-    "그래프",
-    "번역",
-    "백업",
-    "노트",
-    "차트",
-    "코드",
-    "리뷰",
-    "서버",
-    "결제",
-    "재고",
-]
+WORDS = [*KOREAN, "백업", "노트", "차트", "코드", "리뷰", "서버", "결제", "재고"]
 
 
 def stored(item: RetrievedItem) -> dict[str, Any]:

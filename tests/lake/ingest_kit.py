@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,51 @@ def ingest(paths: LakeSettings, now: datetime) -> IngestReport:
     whole = audit(paths.journal_dir, paths.lake_dir, paths.data_dir / "quarantine", now, whole=True)
     assert whole.total.to_dict() == report.total.to_dict()
     return report
+
+
+class Story:
+    """A gateway's journal as events happen to it, in any order, and what the lake has to hold in the end."""
+
+    def __init__(self, root: Path, segment_max_bytes: int) -> None:
+        self.paths = LakeSettings(data_dir=root)
+        self.expected: dict[str, str] = {}  # request id: outcome
+        self.waiting: list[tuple[str, int]] = []  # requests without their answer
+        self.reviews = self._copies = 0
+        self._segment_max_bytes = segment_max_bytes
+        self.writer = self._start()
+
+    def _start(self) -> JournalWriter:
+        return JournalWriter(self.paths.journal_dir, role="gateway", segment_max_bytes=self._segment_max_bytes)
+
+    def restart(self, tail: bytes = b"") -> None:
+        """The worker ends, with `tail` after what it wrote, and another begins: what waits gets no answer."""
+        self.writer.close()
+        if tail:
+            with max(self.writer.directory.glob("*.mjl")).open("ab") as handle:
+                handle.write(tail)
+        self.waiting.clear()
+        self.writer = self._start()
+
+    def happen(self, step: str) -> None:
+        """One event; one that can't happen now does not."""
+        match step:
+            case "request":
+                rid = f"id-{len(self.expected):03d}"
+                self.waiting.append((rid, put(self.writer, FrameKind.REQUEST, request(rid)).seq))
+                self.expected[rid] = "aborted"
+            case "answer" if self.waiting:
+                rid, seq = self.waiting.pop()  # the newest first, so that order of answers differs
+                put(self.writer, FrameKind.RESPONSE, response(rid, seq))
+                self.expected[rid] = "answered"
+            case "review":
+                self.reviews += 1
+                put(self.writer, FrameKind.REVIEW, review(self.reviews))
+            case "ingest":
+                assert ingest(self.paths, NOW).total.closes
+            case "restart":
+                self.restart()
+            case "copy" if not self.waiting:
+                self._copies += 1
+                shutil.copytree(self.writer.directory, self.paths.journal_dir / f"zz-copy-{self._copies}")
+            case _:
+                pass

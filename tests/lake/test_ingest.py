@@ -19,7 +19,7 @@ from lake.journal.disk import OsDisk
 from lake.journal.frames import encode
 from lake.journal.reader import find, list_segments
 from lake.journal.writer import JournalWriter
-from lake.ledger import marker_id
+from lake.marks import marker_id
 from lake.schemas.records import (
     RECORD_VERSION,
     FrameKind,

@@ -23,7 +23,7 @@ from lake.schemas.records import (
 )
 from lake.settings import LakeSettings
 from lake.tables import append, open_table
-from tests.lake.ingest_kit import NOW, ROOT, ids, ingest, put, request, response, review, rows, serve
+from tests.lake.ingest_kit import NOW, ROOT, Story, ids, ingest, put, request, response, review, rows, serve
 
 
 @pytest.fixture
@@ -255,36 +255,11 @@ STEPS = st.lists(st.sampled_from(["request", "answer", "review", "ingest", "rest
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_any_order_of_events_gives_each_id_once(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
-    paths = LakeSettings(data_dir=tmp_path_factory.mktemp("model"))
-    writer = JournalWriter(paths.journal_dir, role="gateway", segment_max_bytes=5000)
-    expected: dict[str, str] = {}
-    waiting: list[tuple[str, int]] = []
-    reviews = copies = 0
+    story = Story(tmp_path_factory.mktemp("model"), segment_max_bytes=5000)
+    paths = story.paths
     for step in [*steps, "restart", "ingest"]:
-        match step:
-            case "request":
-                rid = f"id-{len(expected):03d}"
-                waiting.append((rid, put(writer, FrameKind.REQUEST, request(rid)).seq))
-                expected[rid] = "aborted"
-            case "answer" if waiting:
-                rid, seq = waiting.pop()  # the newest first, so that order of answers differs
-                put(writer, FrameKind.RESPONSE, response(rid, seq))
-                expected[rid] = "answered"
-            case "review":
-                reviews += 1
-                put(writer, FrameKind.REVIEW, review(reviews))
-            case "ingest":
-                assert ingest(paths, NOW).total.closes
-            case "restart":
-                writer.close()
-                waiting.clear()
-                writer = JournalWriter(paths.journal_dir, role="gateway", segment_max_bytes=5000)
-            case "copy" if not waiting:
-                copies += 1
-                shutil.copytree(writer.directory, paths.journal_dir / f"zz-copy-{copies}")
-            case _:
-                pass
-    writer.close()
-    assert {row["request_id"]: row["outcome"] for row in rows(paths)} == expected
-    assert len(rows(paths)) == len(expected) and len(rows(paths, "reviews")) == reviews
+        story.happen(step)
+    story.writer.close()
+    assert {row["request_id"]: row["outcome"] for row in rows(paths)} == story.expected
+    assert len(rows(paths)) == len(story.expected) and len(rows(paths, "reviews")) == story.reviews
     assert ingest(paths, NOW).total.pending == 0

@@ -24,7 +24,7 @@ from lake.journal.writer import JournalWriter
 from lake.journal_retention import JournalRemoval, remove_ingested
 from lake.schemas.records import FrameKind
 from lake.settings import LakeSettings
-from tests.lake.ingest_kit import NOW, ROOT, feedback, ids, put, request, response, review, rows, serve
+from tests.lake.ingest_kit import NOW, ROOT, Story, feedback, ids, put, request, response, review, rows, serve
 
 LATER = datetime.now(UTC) + timedelta(days=40)  # the files of a test are young
 
@@ -293,47 +293,21 @@ STEPS = st.lists(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_any_order_of_events_closes_the_ledger(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
-    paths = LakeSettings(data_dir=tmp_path_factory.mktemp("model"))
-    writer = JournalWriter(paths.journal_dir, role="gateway", segment_max_bytes=2500)
-    expected: dict[str, str] = {}
-    waiting: list[tuple[str, int]] = []
-    reviews = copies = 0
+    story = Story(tmp_path_factory.mktemp("model"), segment_max_bytes=2500)
+    paths = story.paths
     for step in [*steps, "restart", "ingest", "remove", "ingest"]:
         match step:
-            case "request":
-                rid = f"id-{len(expected):03d}"
-                waiting.append((rid, put(writer, FrameKind.REQUEST, request(rid)).seq))
-                expected[rid] = "aborted"
-            case "answer" if waiting:
-                rid, seq = waiting.pop()
-                put(writer, FrameKind.RESPONSE, response(rid, seq))
-                expected[rid] = "answered"
-            case "review":
-                reviews += 1
-                put(writer, FrameKind.REVIEW, review(reviews))
             case "odd":
-                put(writer, FrameKind.REVIEW, review(999, tools=None))
-                put(writer, FrameKind.RESPONSE, response("nobody", 10**6))
-            case "damage" if not waiting:
-                writer.close()
-                with max(writer.directory.glob("*.mjl")).open("ab") as handle:
-                    handle.write(b"\xffMJ\xfetorn")
-                writer = JournalWriter(paths.journal_dir, role="gateway", segment_max_bytes=2500)
-            case "ingest":
-                assert ingest(paths, NOW).total.closes
+                put(story.writer, FrameKind.REVIEW, review(999, tools=None))
+                put(story.writer, FrameKind.RESPONSE, response("nobody", 10**6))
+            case "damage" if not story.waiting:
+                story.restart(tail=b"\xffMJ\xfetorn")
             case "remove":
                 remove(paths)
-            case "restart":
-                writer.close()
-                waiting.clear()
-                writer = JournalWriter(paths.journal_dir, role="gateway", segment_max_bytes=2500)
-            case "copy" if not waiting:
-                copies += 1
-                shutil.copytree(writer.directory, paths.journal_dir / f"zz-copy-{copies}")
             case _:
-                pass
-    writer.close()
-    assert {row["request_id"]: row["outcome"] for row in rows(paths)} == expected
-    assert len(rows(paths, "reviews")) == reviews
+                story.happen(step)
+    story.writer.close()
+    assert {row["request_id"]: row["outcome"] for row in rows(paths)} == story.expected
+    assert len(rows(paths, "reviews")) == story.reviews
     remove(paths)
     assert segments(paths) == [] and ingest(paths, NOW).total.closes

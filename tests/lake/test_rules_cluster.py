@@ -11,26 +11,9 @@ from hypothesis import strategies as st
 
 from lake.rules.cluster import best_cross, components, near_pairs
 from lake.rules.shingles import jaccard, normalise_question, question_key, shingle
+from tests.lake.question_words import WORDS as KOREAN
 
-WORDS = [
-    "화상",
-    "회의",
-    "녹화",
-    "메신저",
-    "디자인",
-    "편집",
-    "무료",
-    "팀",
-    "일정",
-    "공유",
-    "그래프",
-    "번역",
-    "backup",
-    "notes",
-    "chart",
-    "code",
-    "review",
-]
+WORDS = [*KOREAN, "backup", "notes", "chart", "code", "review"]
 
 
 def questions(n: int, seed: int = 7) -> list[str]:

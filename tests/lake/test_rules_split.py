@@ -14,27 +14,9 @@ from lake.rules.cluster import near_pairs
 from lake.rules.keys import from_hex, keys_of, to_hex
 from lake.rules.shingles import normalise_question, question_key, shingle, shingle_normalised
 from lake.rules.split import Assignment, assign
+from tests.lake.question_words import WORDS as KOREAN
 
-WORDS = [
-    "화상",
-    "회의",
-    "녹화",
-    "메신저",
-    "디자인",
-    "편집",
-    "무료",
-    "팀",
-    "일정",
-    "공유",
-    "그래프",
-    "번역",
-    "backup",
-    "notes",
-    "chart",
-    "code",
-    "review",
-    "db",
-]
+WORDS = [*KOREAN, "backup", "notes", "chart", "code", "review", "db"]
 THRESHOLD = 0.4
 
 

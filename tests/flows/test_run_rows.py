@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.steps.rejects import store_rejects
+from flows.steps.run_rows import store_rejects
 from lake.schemas.rows import Reject
 from lake.tables import scan
 

@@ -1,19 +1,35 @@
-"""What a run of teacher or synthesis dropped, as rows of the table `rejects`: each once, however often it is run."""
+"""What a run of teacher or synthesis made and dropped, as rows of the lake: each once, however often it is run."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 
 from lake.location import LakeDir
 from lake.privacy.mask import mask
+from lake.privacy.records import mask_records
 from lake.schemas.rows import Reject
 from lake.tables import append, scan
 
 _SAMPLE_CHARS = 500
+_STORED_AT_ONCE = 500  # rows of one append
+
+
+def store_rows(
+    lake_dir: LakeDir, table: str, id_column: str, run_id: str, rows: Sequence[Mapping[str, Any]],
+    mask_off: Iterable[str] = (),
+) -> int:  # fmt: skip
+    """Append those whose ids the table does not have of this run, masked; how many. Safe to repeat."""
+    own = scan(lake_dir, table).filter(pl.col("run_id") == run_id)
+    there = set(own.select(id_column).collect()[id_column].to_list())
+    new = mask_records(table, [row for row in rows if row[id_column] not in there], mask_off)
+    for start in range(0, len(new), _STORED_AT_ONCE):
+        append(lake_dir, table, new[start : start + _STORED_AT_ONCE])
+    return len(new)
 
 
 def store_rejects(
